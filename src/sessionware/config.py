@@ -1,0 +1,419 @@
+"""Every setting, checked once and all at once; each message says the fix.
+
+``Options`` types the keyword-only settings for the adapters, ``build_settings`` turns keywords into
+one frozen ``Settings``. The code of a finding, SW0nn, is the number of its rule in the requirements
+(M01 to M41); SW042 is a value of a wrong type or range that has no rule of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from . import checks
+from .checks import Note, Report, SameSite, kind, member, show
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+_logger = logging.getLogger("sessionware")
+_logged: set[tuple[str, str]] = set()
+_logged_lock = threading.Lock()
+
+# What MEDIUMBLOB, the column on MySQL, holds.
+_LARGEST_SESSION = 16 * 1024 * 1024
+_TABLE_NAME = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,47}")
+# The extra of each tested kind of database, with the drivers that it brings.
+_EXTRAS = {
+    "sqlite": ("aiosqlite", "sqlite+aiosqlite"),
+    "postgresql": ("postgres", "postgresql+psycopg and postgresql+asyncpg"),
+    "mysql": ("mysql", "mysql+pymysql and mysql+asyncmy"),
+    "mariadb": ("mysql", "mariadb+pymysql and mariadb+asyncmy"),
+}
+_RUNS_CODE = re.compile(
+    "_?pickle|cPickle|pickle5|dill|cloudpickle|marshal|shelve|jsonpickle|joblib"
+)
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "secret_key": None,
+        "session_cookie": "session",
+        "max_age": 14 * 24 * 3600,
+        "path": "/",
+        "same_site": "lax",
+        "https_only": False,
+        "domain": None,
+        "partitioned": False,
+        "secret_key_fallbacks": (),
+        "store": "sqlite:///sessions.db",
+        "rolling": False,
+        "idle_timeout": None,
+        "absolute_timeout": None,
+        "user_key": ("user_id", "_user_id", "_auth_user_id"),
+        "cache_ttl": 30.0,
+        "cache_max_bytes": 64 * 1024 * 1024,
+        "coherence": "auto",
+        "serializer": None,
+        "encryption_key": None,
+        "encryption_key_fallbacks": (),
+        "max_session_bytes": 65536,
+        "store_timeout": 2.0,
+        "exclude": (),
+        "table_name": "sessions",
+        "create_table": True,
+        "purge_interval": 600,
+        "record_client": False,
+        "on_event": None,
+        "strict": False,
+    }
+)
+
+
+class Options(TypedDict, total=False):
+    """The keyword-only settings, for ``**options: Unpack[Options]``; DESIGN.md section 2 has each.
+
+    Times are seconds or a ``timedelta``, sizes are bytes.
+    """
+
+    secret_key_fallbacks: list[Any] | tuple[Any, ...]
+    store: Any
+    rolling: bool
+    idle_timeout: float | timedelta | None
+    absolute_timeout: float | timedelta | None
+    user_key: str | list[str] | tuple[str, ...] | None
+    cache_ttl: float | timedelta
+    cache_max_bytes: int
+    coherence: Literal["auto", "validate", "bounded"]
+    serializer: Any
+    encryption_key: str | bytes | None
+    encryption_key_fallbacks: list[str | bytes] | tuple[str | bytes, ...] | None
+    max_session_bytes: int
+    store_timeout: float | timedelta
+    exclude: list[str] | tuple[str, ...]
+    table_name: str
+    create_table: bool
+    purge_interval: float | timedelta | None
+    record_client: bool
+    on_event: Callable[[Any], object] | None
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Checked and normalized settings. Times are seconds, sizes bytes; None means there is none.
+
+    Secrets, keys and the store, whose URL may hold a password, are no part of the repr.
+    """
+
+    secret_key: str | bytes = field(repr=False)
+    session_cookie: str
+    max_age: int | None
+    path: str
+    same_site: SameSite
+    https_only: bool
+    domain: str | None
+    partitioned: bool
+    secret_key_fallbacks: tuple[str | bytes, ...] = field(repr=False)
+    store: Any = field(repr=False)
+    rolling: bool
+    idle_timeout: float | None
+    absolute_timeout: float | None
+    user_key: tuple[str, ...]
+    cache_ttl: float
+    cache_max_bytes: int
+    coherence: Literal["validate", "bounded"]
+    serializer: Any
+    encryption_keys: tuple[bytes, ...] = field(repr=False)
+    max_session_bytes: int
+    store_timeout: float
+    exclude: tuple[str, ...]
+    table_name: str
+    create_table: bool
+    purge_interval: float | None
+    record_client: bool
+    on_event: Callable[[Any], object] | None
+    strict: bool
+
+
+def build_settings(**keywords: Any) -> Settings:
+    """Check every keyword and return the settings, or raise with all that is wrong with them.
+
+    What is only risky is logged to the ``sessionware`` logger, once per process for each code and
+    setting, and with ``strict=True`` refused as well. Two risks are in the defaults, so they are
+    logged at INFO instead of WARNING: ``https_only=False`` (SW007), which strict refuses, and
+    ``absolute_timeout=None`` (SW016), which strict accepts. When settings are refused, nothing is
+    logged. No I/O: a URL's driver is imported, but no engine is made.
+
+    Raises:
+        ConfigurationError: with one finding for each mistake.
+    """
+    report = Report()
+    _check_names(report, keywords)
+    given = {**DEFAULTS, **keywords}
+    strict = checks.flag(report, "strict", given["strict"])
+    # A refused https_only counts as True: what depends on it isn't worth a second finding.
+    secure = checks.flag(report, "https_only", given["https_only"], otherwise=True)
+    path = checks.cookie_path(report, given["path"])
+    key = checks.secret(report, "secret_key", given["secret_key"])
+    fallbacks = checks.fallback_secrets(report, given["secret_key_fallbacks"], key)
+    settings = Settings(
+        secret_key=key or "",
+        session_cookie=checks.cookie_name(
+            report, given["session_cookie"], secure=secure, path=path, domain=given["domain"]
+        ),
+        max_age=checks.max_age(report, given["max_age"]),
+        path=path,
+        same_site=checks.same_site(report, given["same_site"], secure=secure),
+        https_only=secure,
+        domain=checks.cookie_domain(report, given["domain"]),
+        partitioned=checks.flag(report, "partitioned", given["partitioned"]),
+        secret_key_fallbacks=fallbacks,
+        store=_store(report, given["store"]),
+        rolling=checks.flag(report, "rolling", given["rolling"]),
+        idle_timeout=_timeout(report, "idle_timeout", given["idle_timeout"]),
+        absolute_timeout=_timeout(report, "absolute_timeout", given["absolute_timeout"]),
+        user_key=_user_key(report, given["user_key"]),
+        cache_ttl=checks.seconds(
+            report, "SW015", "cache_ttl", given["cache_ttl"], zero=True, fallback=0.0
+        ),
+        cache_max_bytes=checks.size(
+            report, "SW018", "cache_max_bytes", given["cache_max_bytes"], 0, 2**63 - 1
+        ),
+        coherence=_coherence(report, given["coherence"]),
+        serializer=_serializer(report, given["serializer"]),
+        encryption_keys=checks.encryption_keys(
+            report,
+            given["encryption_key"],
+            given["encryption_key_fallbacks"],
+            [checks.as_bytes(each) for each in (key, *fallbacks) if each is not None],
+        ),
+        max_session_bytes=checks.size(
+            report, "SW042", "max_session_bytes", given["max_session_bytes"], 1, _LARGEST_SESSION
+        ),
+        store_timeout=checks.seconds(
+            report, "SW042", "store_timeout", given["store_timeout"], zero=False, fallback=0.0
+        ),
+        exclude=_exclude(report, given["exclude"]),
+        table_name=_table_name(report, given["table_name"]),
+        create_table=checks.flag(report, "create_table", given["create_table"]),
+        purge_interval=_purge_interval(report, given["purge_interval"]),
+        record_client=checks.flag(report, "record_client", given["record_client"]),
+        on_event=_on_event(report, given["on_event"]),
+        strict=strict,
+    )
+    _check_combinations(report, settings)
+    refused = [*report.refused, *(note.finding for note in report.notes if strict and note.strict)]
+    if refused:
+        raise ConfigurationError(refused)
+    _log(report.notes)
+    return settings
+
+
+def _log(notes: list[Note]) -> None:
+    for note in notes:
+        identity = (note.finding.code, note.finding.setting)
+        with _logged_lock:
+            if identity in _logged:
+                continue
+            _logged.add(identity)
+        _logger.log(note.level, "%s", note.finding)
+
+
+def _check_names(report: Report, keywords: Mapping[str, object]) -> None:
+    for name in keywords:
+        if name not in DEFAULTS:
+            nearest = difflib.get_close_matches(name[:40].lower(), DEFAULTS, n=1)
+            report.refuse(
+                "SW038",
+                show(name) if not name.isidentifier() else name[:40],
+                "there is no such setting.",
+                f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(DEFAULTS)}.",
+            )
+
+
+def _check_combinations(report: Report, settings: Settings) -> None:
+    idle, absolute, ttl = settings.idle_timeout, settings.absolute_timeout, settings.cache_ttl
+    if not settings.https_only:
+        message = "the cookie also goes over plain http, where anyone on the way can read it."
+        fix = "set https_only=True wherever the site is served over https."
+        report.inform("SW007", "https_only", message, fix, strict=True)
+    if settings.partitioned and not settings.https_only:
+        message = "browsers drop a Partitioned cookie that has no Secure."
+        report.refuse("SW014", "partitioned", message, "set https_only=True, or partitioned=False.")
+    if absolute is None:
+        message = "a session in use never ends (OWASP ASVS 5.0 7.3.2)."
+        fix = "set absolute_timeout, for example timedelta(days=30)."
+        report.inform("SW016", "absolute_timeout", message, fix, strict=False)
+    elif idle is not None and absolute < idle:
+        message = f"{absolute:g} seconds is less than idle_timeout, {idle:g} seconds."
+        report.refuse("SW015", "absolute_timeout", message, "make absolute_timeout the longer one.")
+    if idle is not None and ttl > idle:
+        message = f"{ttl:g} seconds is more than idle_timeout, {idle:g} seconds."
+        report.warn("SW015", "cache_ttl", message, "make cache_ttl shorter than idle_timeout.")
+    if settings.coherence == "bounded" and ttl > 0 and settings.cache_max_bytes > 0:
+        message = f"a logout may take up to {ttl:g} seconds on other workers."
+        report.warn("SW017", "coherence", message, 'use "validate", or a shorter cache_ttl.')
+
+
+def _timeout(report: Report, setting: str, value: object) -> float | None:
+    if value is None:
+        return None
+    return checks.seconds(report, "SW015", setting, value, zero=False, fallback=None)
+
+
+def _purge_interval(report: Report, value: object) -> float | None:
+    span = 0 if value is None else value
+    found = checks.seconds(report, "SW042", "purge_interval", span, zero=True, fallback=0.0)
+    return found or None
+
+
+def _exclude(report: Report, value: object) -> tuple[str, ...]:
+    fix = 'pass path prefixes, each beginning with /: exclude=["/static"].'
+    return checks.texts(report, "exclude", value, lambda prefix: prefix.startswith("/"), fix)
+
+
+def _user_key(report: Report, value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    keys = (value,) if isinstance(value, str) else value
+    fix = 'pass a key such as "user_id", a tuple of them, or None.'
+    return checks.texts(report, "user_key", keys, bool, fix)
+
+
+def _coherence(report: Report, value: object) -> Literal["validate", "bounded"]:
+    name = value if isinstance(value, str) else ""
+    if name in ("auto", "validate"):
+        return "validate"
+    if name == "bounded":
+        return "bounded"
+    if name in ("stamps", "notify"):
+        message = f"{show(value)} is not available in this release."
+        fix = 'use "auto": the best that this release has.'
+    else:
+        nearest = difflib.get_close_matches(name[:40].lower(), ("auto", "validate", "bounded"), n=1)
+        message = f"{show(value)} is no way to keep caches coherent."
+        fix = f'did you mean "{nearest[0]}"?' if nearest else 'use "auto", "validate" or "bounded".'
+    report.refuse("SW017", "coherence", message, fix)
+    return "validate"
+
+
+def _table_name(report: Report, value: object) -> str:
+    if isinstance(value, str) and _TABLE_NAME.fullmatch(value):
+        return value
+    message = "it must be a plain SQL name of at most 48 characters, a schema before it allowed."
+    fix = 'pass ASCII letters, digits and _, such as "sessions" or "auth.sessions".'
+    report.refuse("SW042", "table_name", message, fix)
+    return "sessions"
+
+
+def _on_event(report: Report, value: object) -> Callable[[Any], object] | None:
+    if value is None or callable(value):
+        return value
+    report.refuse(
+        "SW042", "on_event", f"{kind(value)} is not callable.", "pass a function or None."
+    )
+    return None
+
+
+def _serializer(report: Report, value: object) -> Any:
+    """M37. What unpickles a row runs the code of whoever can write to the table."""
+    if value is None:
+        return None
+    calls = [member(value, name) for name in ("dumps", "loads")]
+    targets = [member(call, "func") or call for call in calls]  # what a functools.partial calls
+    modules = [member(each, "__module__") for each in (*type(value).__mro__, *targets, value)]
+    modules.append(member(value, "__name__"))
+    roots = {name.split(".")[0] for name in modules if isinstance(name, str)}
+    if any(map(_RUNS_CODE.fullmatch, roots)):
+        message = "what it loads may run any code that a row holds."
+        report.refuse("SW037", "serializer", message, "use the default, serializer=None.")
+    elif isinstance(value, type) or not all(map(callable, calls)):
+        message = f"{kind(value)} is no object with dumps(dict) -> bytes and loads(bytes) -> dict."
+        fix = "pass an instance that has both, or None for the default."
+        report.refuse("SW037", "serializer", message, fix)
+    elif not type(value).__module__.startswith("sessionware."):
+        message = "it is a custom serializer, whose loads() must never run code from the data."
+        fix = "use the default, serializer=None, unless you need another format."
+        report.warn("SW037", "serializer", message, fix)
+    return value
+
+
+def _store(report: Report, value: object) -> Any:
+    """A URL, an engine or an object with the store protocol: M21, M22, M30, M31."""
+    from sqlalchemy import URL, Engine
+
+    origins = [str(member(base, "__module__")) for base in type(value).__mro__]
+    sync = member(value, "sync_engine") if _is_async_engine(value, origins) else value
+    if isinstance(value, str | URL):
+        _check_url(report, value)
+    elif isinstance(sync, Engine):
+        if member(sync, "echo") or not member(sync, "hide_parameters"):
+            message = "with echo on or hide_parameters off, session data will reach the log."
+            fix = "make it with create_engine(..., echo=False, hide_parameters=True)."
+            report.warn("SW030", "store", message, fix)
+        url = member(sync, "url")
+        if isinstance(url, URL):
+            _check_database(report, url)
+    elif any(origin.startswith("sqlalchemy.") for origin in origins):
+        message = f"{kind(value)} is part of the application's own transactions."
+        report.refuse("SW031", "store", message, "pass the Engine or AsyncEngine.")
+    elif isinstance(value, type) or not any(
+        callable(member(value, name)) for name in ("load", "aload")
+    ):
+        message = f"{kind(value)} is not a store: it has no load() and no aload()."
+        fix = 'pass a URL such as "sqlite:///sessions.db", an Engine, or an instance of a store.'
+        report.refuse("SW031", "store", message, fix)
+    return value
+
+
+def _is_async_engine(value: object, origins: list[str]) -> bool:
+    # Imported only where it is in use already: it needs greenlet.
+    if not any(origin.startswith("sqlalchemy.ext.asyncio") for origin in origins):
+        return False
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    return isinstance(value, AsyncEngine)
+
+
+def _check_url(report: Report, value: str | URL) -> None:
+    from sqlalchemy import make_url
+
+    backend = ""
+    try:
+        url = make_url(value)
+        backend = url.drivername.split("+")[0]
+        url.get_dialect().import_dbapi()
+    except ImportError:
+        fix = "install the driver that the URL names."
+        if backend in _EXTRAS:
+            fix = 'pip install "sessionware[{}]", for URLs of {}.'.format(*_EXTRAS[backend])
+        report.refuse("SW021", "store", "the driver for this database is not installed.", fix)
+    except Exception:
+        # A dialect is anybody's code, and SQLAlchemy raises several types for a bad name.
+        fix = 'pass a URL such as "sqlite:///sessions.db" or "postgresql+psycopg://user@host/name".'
+        if backend == "postgres":
+            fix = "write postgresql+psycopg:// in place of postgres://"
+        message = "it is no database URL, or of a kind that SQLAlchemy doesn't know."
+        report.refuse("SW021", "store", message, fix)
+    else:
+        _check_database(report, url)
+
+
+def _check_database(report: Report, url: URL) -> None:
+    backend, database = url.get_backend_name(), url.database or ":memory:"
+    if backend not in _EXTRAS:
+        message = "sessionware is not tested with this kind of database."
+        report.warn("SW021", "store", message, "use SQLite, PostgreSQL, MySQL or MariaDB.")
+    in_memory = ":memory:" in database or url.query.get("mode") == "memory"
+    if backend == "sqlite" and in_memory:
+        message = "a database in memory belongs to one process, and is gone with it."
+        fix = 'use a file, such as "sqlite:///sessions.db", except in tests.'
+        report.warn("SW022", "store", message, fix)

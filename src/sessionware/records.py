@@ -1,0 +1,147 @@
+"""The record: the bytes of a row's ``data`` column. A fixed header, then the payload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import Final, NamedTuple, TypeAlias
+
+from .codecs import Codec
+from .encryption import Cipher
+from .errors import CorruptRecord
+
+NONCE_BYTES: Final = 8
+HANDLE_BYTES: Final = 6
+OWNER_BYTES: Final = 8
+NO_OWNER: Final = bytes(OWNER_BYTES)
+
+_FORMAT: Final = 1
+_RICH: Final = 1
+_SEALED: Final = 2
+_CUSTOM: Final = 4
+_ALL_FLAGS: Final = _RICH | _SEALED | _CUSTOM
+
+_HEADER: Final = Struct(">BB8s6s8sqBq")
+HEADER_BYTES: Final = _HEADER.size
+# format, flags, nonce, handle, owner, renewed, expiry kind, expiry value
+_Fields: TypeAlias = tuple[int, int, bytes, bytes, bytes, int, int, int]
+
+
+# What ``Session.set_expiry`` last chose, and so what the expiry's value means.
+DEFAULT: Final = 0
+SECONDS: Final = 1
+UNTIL: Final = 2
+BROWSER: Final = 3
+
+
+class Expiry(NamedTuple):
+    """``value`` is milliseconds of lifetime (``SECONDS``) or epoch milliseconds (``UNTIL``)."""
+
+    kind: int
+    value: int
+
+
+_DEFAULT_EXPIRY: Final = Expiry(DEFAULT, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known of a session besides its data; ``renewed`` is epoch milliseconds.
+
+    ``nonce`` is new with each write, so that a lost commit can be told from a failed one; ``owner``
+    is a hash of the user the data belongs to, ``NO_OWNER`` for none.
+    """
+
+    nonce: bytes = field(repr=False)
+    handle: bytes = field(repr=False)
+    owner: bytes = field(repr=False)
+    renewed: int
+    expiry: Expiry
+
+
+@dataclass(slots=True)
+class Record:
+    """A record that has been read: ``payload`` is plain, for the codec's ``decode``."""
+
+    header: Header
+    payload: bytes = field(repr=False)
+    rich: bool
+
+
+def _parse(raw: bytes) -> _Fields:
+    if len(raw) < HEADER_BYTES:
+        raise CorruptRecord("a record is too short")
+    fields: _Fields = _HEADER.unpack_from(raw)
+    if fields[0] != _FORMAT or fields[1] > _ALL_FLAGS or fields[6] > BROWSER:
+        raise CorruptRecord("a record has an unknown format")
+    return fields
+
+
+def _header(fields: _Fields) -> Header:
+    _, _, nonce, handle, owner, renewed, kind, value = fields
+    expiry = Expiry(kind, value) if kind or value else _DEFAULT_EXPIRY
+    return Header(nonce, handle, owner, renewed, expiry)
+
+
+def read_header(raw: bytes) -> Header:
+    """The header alone, which is not authenticated yet if the record is sealed.
+
+    Raises ``CorruptRecord`` if the record is too short or of an unknown format.
+    """
+    return _header(_parse(raw))
+
+
+def read_nonce(raw: bytes) -> bytes:
+    """The write nonce alone; raises ``CorruptRecord`` like ``read_header``."""
+    return _parse(raw)[2]
+
+
+class RecordFormat:
+    """Writes and reads records in one setting of codec and encryption, and refuses any other.
+
+    A plain record under encryption is refused too: a failure never falls back to plain.
+    """
+
+    __slots__ = ("_cipher", "_flags")
+
+    def __init__(self, codec: Codec, cipher: Cipher | None) -> None:
+        self._cipher = cipher
+        self._flags = (_CUSTOM if codec.custom else 0) | (0 if cipher is None else _SEALED)
+
+    def write(self, header: Header, payload: bytes, rich: bool, *, sid_hash: bytes) -> bytes:
+        """The record of a payload that the codec made, sealed for the row ``sid_hash``.
+
+        Raises ``ValueError`` if it could not be read back: a field of the wrong length, an unknown
+        kind of expiry, or rich JSON from a custom serializer.
+        """
+        # struct would cut or pad them without a word.
+        lengths = len(header.nonce), len(header.handle), len(header.owner)
+        if lengths != (NONCE_BYTES, HANDLE_BYTES, OWNER_BYTES):
+            raise ValueError("nonce, handle or owner has the wrong length")
+        if not 0 <= header.expiry.kind <= BROWSER or (rich and self._flags & _CUSTOM):
+            raise ValueError("unknown kind of expiry, or rich JSON from a custom serializer")
+        head = _HEADER.pack(
+            _FORMAT,
+            self._flags | (_RICH if rich else 0),
+            header.nonce,
+            header.handle,
+            header.owner,
+            header.renewed,
+            *header.expiry,
+        )
+        if self._cipher is None:
+            return head + payload
+        return head + self._cipher.seal(payload, sid_hash=sid_hash, aad=head)
+
+    def read(self, raw: bytes, *, sid_hash: bytes) -> Record:
+        """Header and plain payload; raises ``CorruptRecord``, whatever is wrong with it."""
+        fields = _parse(raw)
+        flags = fields[1]
+        rich = flags & _RICH
+        if flags - rich != self._flags or (rich and flags & _CUSTOM):
+            raise CorruptRecord("a record was written with other serializer or encryption settings")
+        payload = raw[HEADER_BYTES:]
+        if self._cipher is not None:
+            aad = raw[:HEADER_BYTES]
+            payload = self._cipher.open(payload, sid_hash=sid_hash, aad=aad)
+        return Record(_header(fields), payload, bool(rich))

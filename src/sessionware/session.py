@@ -1,0 +1,389 @@
+"""Session: what the application holds, and what it did with it."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, TypeAlias
+
+from .errors import ReauthenticationRequired
+
+ExpiryArgument: TypeAlias = float | timedelta | datetime | None
+
+_NO_DEFAULT: Any = object()
+
+
+class SessionLink(Protocol):
+    """What ties a session to its manager; absent on a ``Session`` built by hand."""
+
+    @property
+    def handle(self) -> str: ...
+    @property
+    def is_new(self) -> bool: ...
+    @property
+    def created_at(self) -> int | None: ...
+    @property
+    def authenticated_at(self) -> int | None: ...
+    def seconds_since_login(self) -> float | None: ...
+    def touched(self) -> None: ...
+    def save(self, session: Session) -> None: ...
+    async def asave(self, session: Session) -> None: ...
+    def take(self, session: Session, key: Any, default: Any) -> Any: ...
+    async def atake(self, session: Session, key: Any, default: Any) -> Any: ...
+    def incr(self, session: Session, key: Any, amount: int | float) -> int | float: ...
+    async def aincr(self, session: Session, key: Any, amount: int | float) -> int | float: ...
+    def revalidate(self, session: Session) -> bool: ...
+    async def arevalidate(self, session: Session) -> bool: ...
+
+
+class Session(dict[Any, Any]):
+    """The data of one browser session: a real ``dict`` that remembers what was done with it.
+
+    Changes, nested ones too, are saved when the response begins. ``accessed`` and ``modified`` mean
+    what they mean in Starlette. Nothing here does I/O but the methods that come in twins,
+    ``name()`` for threads and ``await name()`` with an ``a`` before the name for coroutines.
+    """
+
+    __slots__ = (
+        "_link",
+        "accessed",
+        "cleared",
+        "ended",
+        "expiry",
+        "expiry_set",
+        "modified",
+        "reauthenticated",
+        "rotation",
+        "written",
+    )
+
+    accessed: bool
+    modified: bool
+    # What the application asked for; read by plans.py, not by applications.
+    cleared: bool
+    ended: bool
+    rotation: bool
+    reauthenticated: bool
+    expiry: ExpiryArgument
+    expiry_set: bool
+    written: set[Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.accessed = False
+        self._link: SessionLink | None = None
+        self.forget_intents()
+
+    def forget_intents(self) -> None:
+        """Start afresh: what was asked for until now has been carried out."""
+        self.modified = False
+        self.cleared = False
+        self.ended = False
+        self.rotation = False
+        self.reauthenticated = False
+        self.expiry = None
+        self.expiry_set = False
+        self.written = set()
+
+    def attach(self, link: SessionLink) -> None:
+        """Tie this session to the manager that loaded it."""
+        self._link = link
+
+    def link(self) -> SessionLink | None:
+        """The tie to the manager, or None for a session built by hand."""
+        return self._link
+
+    def mark_accessed(self) -> None:
+        """Note that the response depends on the session (``Vary: Cookie``).
+
+        Raises ``StoreUnavailable`` if the session could not be loaded.
+        """
+        self.accessed = True
+        if self._link is not None:
+            self._link.touched()
+
+    def mark_modified(self) -> None:
+        """Note that the session was changed. Nested changes are found without this."""
+        self.mark_accessed()
+        self.modified = True
+
+    # What reads.
+
+    def __getitem__(self, key: Any) -> Any:
+        self.mark_accessed()
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.mark_accessed()
+        return super().__contains__(key)
+
+    def __len__(self) -> int:
+        self.mark_accessed()
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[Any]:
+        self.mark_accessed()
+        return super().__iter__()
+
+    def __reversed__(self) -> Iterator[Any]:
+        self.mark_accessed()
+        return super().__reversed__()
+
+    def __eq__(self, other: object) -> bool:
+        self.mark_accessed()
+        return super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        self.mark_accessed()
+        return super().__ne__(other)
+
+    __hash__ = None
+
+    def __or__(self, other: Any) -> Any:
+        self.mark_accessed()
+        return super().__or__(other)
+
+    def __ror__(self, other: Any) -> Any:
+        self.mark_accessed()
+        return super().__ror__(other)
+
+    def __repr__(self) -> str:
+        """Only the keys' number: session data does not belong into logs."""
+        return f"<{type(self).__name__} with {dict.__len__(self)} keys>"
+
+    __str__ = __repr__
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Copies and pickles are plain dicts: the tie to the manager can't be copied."""
+        return (dict, (dict(self),))
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.mark_accessed()
+        return super().get(key, default)
+
+    def keys(self) -> KeysView[Any]:  # type: ignore[override]
+        self.mark_accessed()
+        return super().keys()
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        self.mark_accessed()
+        return super().values()
+
+    def items(self) -> ItemsView[Any, Any]:  # type: ignore[override]
+        self.mark_accessed()
+        return super().items()
+
+    def copy(self) -> dict[Any, Any]:
+        self.mark_accessed()
+        return super().copy()
+
+    # What writes. Same verdicts as Starlette's Session: only what changes something modifies.
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.mark_modified()
+        self.written.add(key)
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self.mark_modified()
+        super().__delitem__(key)
+
+    def clear(self) -> None:
+        """Empty the session: what others stored meanwhile goes too. Left empty, its row is
+        deleted.
+        """
+        self.mark_modified()
+        self.cleared = True
+        self.written.clear()
+        super().clear()
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        if dict.__contains__(self, key):
+            self.mark_modified()
+        return super().pop(key, *default)
+
+    def popitem(self) -> tuple[Any, Any]:
+        item = super().popitem()
+        self.mark_modified()
+        return item
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        if not dict.__contains__(self, key):
+            self.mark_modified()
+            self.written.add(key)
+        return super().setdefault(key, default)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        self.mark_modified()
+        changes = dict(*args, **kwargs)
+        self.written.update(changes)
+        super().update(changes)
+
+    def __ior__(self, other: Any, /) -> Session:
+        self.mark_modified()
+        changes = dict(other)
+        self.written.update(changes)
+        return super().__ior__(changes)
+
+    # A session's life.
+
+    def rotate(self, *, authenticated: bool = False) -> None:
+        """Give the session a new ID at the response; the old one is dead with the same commit.
+
+        ``authenticated`` says that the user has just proven who they are once more: it renews
+        ``authenticated_at`` (OWASP ASVS 5.0 7.5.3). A login, that is a change under ``user_key``,
+        rotates by itself.
+        """
+        self.mark_accessed()
+        self.rotation = True
+        self.reauthenticated = self.reauthenticated or authenticated
+
+    def invalidate(self) -> None:
+        """End the session: it is empty at once, its row and cookie go with the response.
+
+        It holds even if the request fails later on. What is stored afterwards goes into a new
+        session.
+        """
+        self.mark_modified()
+        self.ended = True
+        self.cleared = True
+        self.rotation = False
+        self.expiry_set = False
+        self.written.clear()
+        super().clear()
+
+    def set_expiry(self, value: ExpiryArgument) -> None:
+        """Give this session its own lifetime in place of ``max_age``.
+
+        Seconds or a ``timedelta``: from the last renewal on. An aware ``datetime``: until then.
+        ``0``: until the browser closes. ``None``: the configured one. Idle and absolute timeouts
+        hold all the same. Raises ``ValueError`` for a negative or non-finite number or a naive
+        ``datetime``.
+        """
+        check_expiry(value)
+        self.mark_modified()
+        self.expiry = value
+        self.expiry_set = True
+
+    @property
+    def is_new(self) -> bool:
+        """True until the session has been stored."""
+        self.mark_accessed()
+        return True if self._link is None else self._link.is_new
+
+    @property
+    def handle(self) -> str:
+        """The session's public name: stable over rotation, useless as a credential."""
+        self.mark_accessed()
+        return self._bound().handle
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the session was first stored (aware, UTC), or None."""
+        self.mark_accessed()
+        return None if self._link is None else as_datetime(self._link.created_at)
+
+    @property
+    def authenticated_at(self) -> datetime | None:
+        """When the user last logged in (aware, UTC), or None."""
+        self.mark_accessed()
+        return None if self._link is None else as_datetime(self._link.authenticated_at)
+
+    def require_recent(self, seconds: float) -> None:
+        """Raise ``ReauthenticationRequired`` unless the login is at most ``seconds`` old.
+
+        A rotation alone does not renew it (OWASP ASVS 5.0 7.5.3).
+        """
+        self.mark_accessed()
+        age = None if self._link is None else self._link.seconds_since_login()
+        if age is None or age > seconds:
+            raise ReauthenticationRequired(
+                f"a login within the last {seconds:g} seconds is required"
+            )
+
+    def save(self) -> None:
+        """Commit the changes now. For threads; under a running event loop use ``await asave()``.
+
+        Raises ``SessionGone`` if the session ended meanwhile, ``ResponseAlreadyStarted`` if it
+        would take a cookie that can't be sent any more, ``StoreUnavailable``, ``SessionTooLarge``
+        and ``SerializationError``.
+        """
+        self._bound().save(self)
+
+    async def asave(self) -> None:
+        """Commit the changes now; see ``save``."""
+        await self._bound().asave(self)
+
+    def take(self, key: Any, default: Any = _NO_DEFAULT) -> Any:
+        """Read and delete a one-time value in the database: of all callers at most one gets it.
+
+        Raises ``KeyError`` if it is not there (any more) and no default was given.
+        """
+        return self._taken(key, self._bound().take(self, key, _NO_DEFAULT), default)
+
+    async def atake(self, key: Any, default: Any = _NO_DEFAULT) -> Any:
+        """Read and delete a one-time value; see ``take``."""
+        return self._taken(key, await self._bound().atake(self, key, _NO_DEFAULT), default)
+
+    def incr(self, key: Any, amount: int | float = 1) -> int | float:
+        """Add to a number in the database, where no increment is lost; a missing key counts as 0.
+
+        Returns the new number. Raises ``TypeError`` if the stored value is not a number.
+        """
+        return self._bound().incr(self, key, amount)
+
+    async def aincr(self, key: Any, amount: int | float = 1) -> int | float:
+        """Add to a number in the database; see ``incr``."""
+        return await self._bound().aincr(self, key, amount)
+
+    def revalidate(self) -> bool:
+        """Ask the database whether this session still stands: not ended, expired or rotated."""
+        return self._bound().revalidate(self)
+
+    async def arevalidate(self) -> bool:
+        """Ask the database whether this session still stands; see ``revalidate``."""
+        return await self._bound().arevalidate(self)
+
+    def _bound(self) -> SessionLink:
+        if self._link is None:
+            raise RuntimeError("this Session was built by hand: no manager has loaded it")
+        return self._link
+
+    @staticmethod
+    def _taken(key: Any, value: Any, default: Any) -> Any:
+        if value is not _NO_DEFAULT:
+            return value
+        if default is _NO_DEFAULT:
+            raise KeyError(key)
+        return default
+
+
+class NoSession(Session):
+    """Stands where there is no session (``exclude``): empty to read, refuses to be written."""
+
+    __slots__ = ()
+
+    def mark_modified(self) -> None:
+        raise RuntimeError("this path has no session: it is listed under the setting `exclude`")
+
+
+def check_expiry(value: ExpiryArgument) -> None:
+    """Raise ``ValueError`` or ``TypeError`` for what can't be a lifetime."""
+    if value is None:
+        return
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("set_expiry needs an aware datetime (with a time zone)")
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise TypeError("set_expiry takes seconds, a timedelta, an aware datetime, 0 or None")
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not 0 <= seconds < 1e11:
+        raise ValueError("set_expiry takes a finite number of seconds, 0 or more")
+
+
+def as_datetime(milliseconds: int | None) -> datetime | None:
+    """Milliseconds since the epoch as an aware UTC datetime."""
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,0 +1,41 @@
+"""Who a session's content says is logged in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from .codecs import JSONCodec
+from .errors import SerializationError
+
+_LONGEST = 255
+_codec = JSONCodec()
+
+
+def user_of(content: Mapping[Any, Any], user_key: Sequence[str]) -> str | None:
+    """The user's name under the first of the keys that is present, as it is kept in the ``user_id``
+    column.
+    """
+    for key in user_key:
+        value = dict.get(content, key) if isinstance(content, dict) else content.get(key)
+        if value is not None:
+            return user_name(value)
+    return None
+
+
+def user_name(value: Any) -> str:
+    """A user's ID of any type as a string of at most 255 characters: itself, where it can be.
+
+    The same for the session's value and for the argument of ``list_sessions`` and ``revoke_user``.
+    """
+    text = value if isinstance(value, str) else None
+    if text is None:
+        try:
+            text = str(value) if type(value) in (int, UUID) else _codec.fingerprint(value).decode()
+        except SerializationError:
+            text = str(value)
+    if len(text) <= _LONGEST and text.isprintable():
+        return text
+    return "sha256:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
