@@ -1,0 +1,105 @@
+"""Store access as generators: one copy of the logic for threads and for coroutines.
+
+A flow yields what it wants of the store (``Call``) or of time (``Pause``) and is sent the answer.
+It knows nothing of threads or event loops; ``drive`` and ``adrive`` differ by an ``await``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
+
+import anyio
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Call(NamedTuple):
+    """Ask the store: call this method of it."""
+
+    method: str
+    args: tuple[Any, ...] = ()
+
+
+class Pause(NamedTuple):
+    """Wait a little before the next try; seconds."""
+
+    seconds: float
+
+
+Flow: TypeAlias = Generator[Call | Pause, Any, T]
+
+
+def drive(flow: Flow[T], store: object) -> T:
+    """Run a flow in this thread, with a store of plain methods."""
+    answer: Any = None
+    error: Exception | None = None
+    while True:
+        try:
+            wanted = flow.send(answer) if error is None else flow.throw(error)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        answer, error = None, None
+        try:
+            if isinstance(wanted, Pause):
+                time.sleep(wanted.seconds)
+            else:
+                answer = getattr(store, wanted.method)(*wanted.args)
+        except Exception as raised:
+            error = raised
+
+
+async def adrive(flow: Flow[T], store: object) -> T:
+    """Run a flow in this task, with a store whose coroutine methods are named with an ``a`` in
+    front.
+    """
+    answer: Any = None
+    error: Exception | None = None
+    while True:
+        try:
+            wanted = flow.send(answer) if error is None else flow.throw(error)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        answer, error = None, None
+        try:
+            if isinstance(wanted, Pause):
+                await anyio.sleep(wanted.seconds)
+            else:
+                answer = await getattr(store, "a" + wanted.method)(*wanted.args)
+        except Exception as raised:
+            error = raised
+
+
+class RunsFlows(Protocol):
+    """What an object with twin methods has to offer."""
+
+    def run(self, flow: Flow[T], /) -> T: ...
+    async def arun(self, flow: Flow[T], /) -> T: ...
+
+
+Owner = TypeVar("Owner", bound=RunsFlows)
+
+
+def twins(
+    flow: Callable[Concatenate[Owner, P], Flow[T]],
+) -> tuple[
+    Callable[Concatenate[Owner, P], T],
+    Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]],
+]:
+    """Make the pair ``name, aname`` of public methods out of one flow method."""
+    name = flow.__name__.removesuffix("_flow")
+
+    def method(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.run(flow(self, *args, **kwargs))
+
+    async def amethod(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.arun(flow(self, *args, **kwargs))
+
+    functions: tuple[Any, Any] = (method, amethod)
+    for function, public in zip(functions, (name, "a" + name), strict=True):
+        function.__name__ = public
+        function.__qualname__ = flow.__qualname__.replace(flow.__name__, public)
+        function.__doc__ = flow.__doc__
+    return method, amethod

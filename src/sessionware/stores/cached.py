@@ -1,0 +1,259 @@
+"""CachedStore: a cache in front of a store, itself a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..cache import RowCache
+from ..codecs import Codec, JSONCodec
+from ..coherence import MODES
+from ..encryption import Cipher
+from ..flows import Call, Flow, T, twins
+from ..records import RecordFormat
+from ..runners import runner_for
+from .keyed import KeyedStore
+from .protocol import RETIRED, Decision, Found, Row, Stamp
+
+# A request that was under way when its session ended or rotated is over by then.
+TOMBSTONE_SECONDS = 60.0
+
+
+class CachedStore(KeyedStore):
+    """Rows of ``store`` through a cache in this process.
+
+    ``store`` is an object with the store protocol. ``cache_ttl`` (seconds) and ``cache_max_bytes``
+    bound the cache, 0 turns it off. ``coherence`` is ``"validate"`` (each hit asks the database
+    whether it still stands) or ``"bounded"`` (each hit is served unasked). ``store_timeout`` is how
+    many seconds a call waits. The methods come in twins, ``load`` and ``await aload``; a store of
+    one kind only serves its own world.
+
+    On top of the store protocol it has the vocabulary of a cached key-value store; see
+    ``KeyedStore``.
+    """
+
+    blocking = True
+
+    def __init__(
+        self,
+        store: Any,
+        *,
+        cache_ttl: float = 30.0,
+        cache_max_bytes: int = 64 * 1024 * 1024,
+        coherence: str = "validate",
+        store_timeout: float = 2.0,
+        codec: Codec | None = None,
+        cipher: Cipher | None = None,
+    ) -> None:
+        self.store = store
+        self.cache = RowCache(ttl=cache_ttl, max_bytes=cache_max_bytes)
+        self.codec: Codec = JSONCodec() if codec is None else codec
+        self.records = RecordFormat(self.codec, cipher)
+        self._coherence = MODES[coherence]()
+        self._timeout = store_timeout
+        self.runner = runner_for(store, store_timeout)
+
+    def after_fork(self) -> None:
+        """In a child process: nothing of the parent's is used any more."""
+        self.cache.after_fork()
+        again = getattr(self.store, "after_fork", None)
+        if again is not None:
+            again()
+        self.runner = runner_for(self.store, self._timeout)
+
+    def run(self, flow: Flow[T], /) -> T:
+        """Run a flow against the store, waiting in this thread."""
+        return self.runner.run(flow)
+
+    async def arun(self, flow: Flow[T], /) -> T:
+        """Run a flow against the store, waiting in this task."""
+        return await self.runner.arun(flow)
+
+    def fresh(self, sid_hash: bytes) -> Row | None:
+        """The cached row, where it may be served without asking the store."""
+        if not self._coherence.trusts():
+            return None
+        return self.cache.get(sid_hash)
+
+    # The store protocol. Order on a write: commit, then the cache; an unknown outcome evicts.
+
+    def prepare_flow(self) -> Flow[None]:
+        """Make the store ready; every use does so by itself."""
+        yield Call("prepare")
+
+    def load_flow(self, sid_hash: bytes, now: int) -> Flow[Found]:
+        """See ``Store.load``."""
+        buried = self.cache.tombstone(sid_hash)
+        if buried is not None:
+            return buried[0]
+        cached = self.cache.get(sid_hash)
+        if cached is not None and cached.expires_at > now:
+            if self._coherence.trusts():
+                return cached
+            stamp: Stamp | None = yield Call("stamp", (sid_hash,))
+            if stamp is not None and (stamp.version, stamp.epoch) == (cached.version, cached.epoch):
+                return self._retimed(sid_hash, cached, stamp)
+        if cached is not None:
+            self.cache.invalidate(sid_hash)
+        token = self.cache.token(sid_hash)
+        found: Found = yield Call("load", (sid_hash, now))
+        if isinstance(found, Row) and found.expires_at > now:
+            self.cache.fill(sid_hash, token, found)
+        return found
+
+    def _retimed(self, sid_hash: bytes, cached: Row, stamp: Stamp) -> Row:
+        """Touches move the times without a version: take over what the stamp says."""
+        if (stamp.last_seen, stamp.expires_at) == (cached.last_seen, cached.expires_at):
+            return cached
+        row = cached._replace(last_seen=stamp.last_seen, expires_at=stamp.expires_at)
+        self.cache.retime(sid_hash, row)
+        return row
+
+    def reload_flow(self, row_id: int) -> Flow[Row | None]:
+        """See ``Store.reload``; never from the cache."""
+        answer: Row | None = yield Call("reload", (row_id,))
+        return answer
+
+    def stamp_flow(self, sid_hash: bytes) -> Flow[Stamp | None]:
+        """See ``Store.stamp``; never from the cache."""
+        answer: Stamp | None = yield Call("stamp", (sid_hash,))
+        return answer
+
+    def insert_flow(self, row: Row) -> Flow[int]:
+        """See ``Store.insert``."""
+        token = self.cache.token(row.sid_hash)
+        row_id: int = yield Call("insert", (row,))
+        self.cache.settle(row.sid_hash, token, row._replace(id=row_id))
+        return row_id
+
+    def replace_flow(self, old: Row, new: Row, now: int) -> Flow[bool]:
+        """See ``Store.replace``."""
+        self.cache.invalidate(old.sid_hash)
+        token = self.cache.token(old.sid_hash)
+        hit: bool = False
+        try:
+            hit = yield Call("replace", (old, new, now))
+        finally:
+            if hit:
+                self.cache.settle(old.sid_hash, token, new)
+            else:
+                self.cache.invalidate(old.sid_hash)
+        return hit
+
+    def rotate_flow(self, old: Row, new: Row, now: int, retired_until: int) -> Flow[bool]:
+        """See ``Store.rotate``."""
+        token = self.cache.token(new.sid_hash)
+        hit: bool = False
+        try:
+            hit = yield Call("rotate", (old, new, now, retired_until))
+        finally:
+            if hit:
+                self.cache.bury(old.sid_hash, RETIRED, (retired_until - now) / 1000)
+                self.cache.settle(new.sid_hash, token, new)
+            else:
+                self.cache.invalidate(old.sid_hash)
+        return hit
+
+    def alter_flow(self, row: Row, decide: Decision, now: int, retired_until: int) -> Flow[Any]:
+        """See ``Store.alter``; of the row only id and hash matter. The cache forgets it."""
+        try:
+            result = yield Call("alter", (row, decide, now, retired_until))
+        finally:
+            self.cache.invalidate(row.sid_hash)
+        return result
+
+    def touch_flow(self, old: Row, new: Row, now: int) -> Flow[bool]:
+        """See ``Store.touch``."""
+        hit: bool = yield Call("touch", (old, new, now))
+        if hit:
+            self.cache.retime(old.sid_hash, new)
+        return hit
+
+    def remove_flow(
+        self, row: Row, version: int | None = None, epoch: int | None = None
+    ) -> Flow[bool]:
+        """See ``Store.remove``; of the row only id and hash matter."""
+        hit: bool = False
+        try:
+            hit = yield Call("remove", (row, version, epoch))
+        finally:
+            if hit:
+                self.cache.bury(row.sid_hash, None, TOMBSTONE_SECONDS)
+            else:
+                self.cache.invalidate(row.sid_hash)
+        return hit
+
+    def user_rows_flow(self, user_id: str, now: int) -> Flow[list[Row]]:
+        """See ``Store.user_rows``; never from the cache."""
+        answer: list[Row] = yield Call("user_rows", (user_id, now))
+        return answer
+
+    def remove_user_flow(self, user_id: str, keep: int | None = None) -> Flow[list[bytes]]:
+        """See ``Store.remove_user``."""
+        hashes: list[bytes] | None = None
+        try:
+            hashes = yield Call("remove_user", (user_id, keep))
+        finally:
+            if hashes is None:
+                self.cache.clear()
+        for sid_hash in hashes:
+            self.cache.bury(sid_hash, None, TOMBSTONE_SECONDS)
+        return hashes
+
+    def remove_all_flow(self) -> Flow[int]:
+        """See ``Store.remove_all``."""
+        try:
+            deleted: int = yield Call("remove_all")
+        finally:
+            self.cache.clear()
+        return deleted
+
+    def count_flow(self, now: int) -> Flow[int]:
+        """See ``Store.count``."""
+        answer: int = yield Call("count", (now,))
+        return answer
+
+    def claim_purge_flow(self, now: int, until: int) -> Flow[bool]:
+        """See ``Store.claim_purge``."""
+        answer: bool = yield Call("claim_purge", (now, until))
+        return answer
+
+    def purge_flow(self, now: int, limit: int) -> Flow[int]:
+        """See ``Store.purge``; what it deletes has expired, and no cached row outlives that."""
+        answer: int = yield Call("purge", (now, limit))
+        return answer
+
+    prepare, aprepare = twins(prepare_flow)
+    load, aload = twins(load_flow)
+    reload, areload = twins(reload_flow)
+    stamp, astamp = twins(stamp_flow)
+    insert, ainsert = twins(insert_flow)
+    replace, areplace = twins(replace_flow)
+    rotate, arotate = twins(rotate_flow)
+    alter, aalter = twins(alter_flow)
+    touch, atouch = twins(touch_flow)
+    remove, aremove = twins(remove_flow)
+    user_rows, auser_rows = twins(user_rows_flow)
+    remove_user, aremove_user = twins(remove_user_flow)
+    remove_all, aremove_all = twins(remove_all_flow)
+    count, acount = twins(count_flow)
+    claim_purge, aclaim_purge = twins(claim_purge_flow)
+    purge, apurge = twins(purge_flow)
+
+    def forget_key(self, sid_hash: bytes) -> None:
+        self.cache.unbury(sid_hash)
+
+    def close(self) -> None:
+        """Let go of the store's connections and threads, and of the cache."""
+        self.cache.clear()
+        self.runner.close()
+        if hasattr(self.store, "close"):
+            self.store.close()
+
+    async def aclose(self) -> None:
+        """Let go of the store's connections and threads, and of the cache."""
+        self.cache.clear()
+        self.runner.close()
+        if hasattr(self.store, "aclose"):
+            await self.store.aclose()
+        elif hasattr(self.store, "close"):
+            self.store.close()

@@ -1,0 +1,155 @@
+"""From a URL to an engine of our own, set up for sessions: pragmas, time-outs, AUTOCOMMIT."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import Any
+
+from sqlalchemy import URL, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from ..errors import ConfigurationError, Finding, StoreUnavailable
+
+_SYNCHRONOUS = {"off", "normal", "full", "extra"}
+
+
+def is_async_url(url: URL) -> bool:
+    """Whether the URL's driver speaks asyncio."""
+    return bool(url.get_dialect().is_async)
+
+
+def is_memory(url: URL) -> bool:
+    """Whether this is a SQLite database that lives in one connection."""
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def make_engine(address: str | URL, *, timeout: float, connections: int) -> Engine:
+    """An engine for worker threads. ``timeout`` (seconds) bounds connecting and waiting for
+    locks.
+    """
+    url, pragmas = _split_options(make_url(address))
+    engine = create_engine(url, **_options(url, timeout, connections))
+    _on_connect(engine, url, pragmas, timeout)
+    return engine
+
+
+def make_async_engine(address: str | URL, *, timeout: float, connections: int) -> AsyncEngine:
+    """An engine for one running asyncio loop."""
+    url, pragmas = _split_options(make_url(address))
+    engine = create_async_engine(url, **_options(url, timeout, connections))
+    _on_connect(engine.sync_engine, url, pragmas, timeout)
+    return engine
+
+
+def _split_options(url: URL) -> tuple[URL, dict[str, str]]:
+    """Take our own options out of the URL: ``?synchronous=full`` for SQLite."""
+    pragmas: dict[str, str] = {"synchronous": "normal"}
+    if url.get_backend_name() == "sqlite" and "synchronous" in url.query:
+        wanted = str(url.query["synchronous"]).lower()
+        if wanted not in _SYNCHRONOUS:
+            raise ConfigurationError(
+                [
+                    Finding(
+                        "SW023",
+                        "store",
+                        "the URL's synchronous= is not a level that SQLite knows.",
+                        f"use one of {', '.join(sorted(_SYNCHRONOUS))}.",
+                    )
+                ]
+            )
+        pragmas["synchronous"] = wanted
+        url = url.difference_update_query(["synchronous"])
+    return url, pragmas
+
+
+def _options(url: URL, timeout: float, connections: int) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "isolation_level": "AUTOCOMMIT",
+        "skip_autocommit_rollback": True,
+        "hide_parameters": True,
+        "connect_args": _connect_args(url, timeout),
+    }
+    if is_memory(url):
+        options["poolclass"] = StaticPool
+        options["connect_args"]["check_same_thread"] = False
+    else:
+        options |= {"pool_size": connections, "max_overflow": 0, "pool_timeout": timeout}
+    return options
+
+
+def _connect_args(url: URL, timeout: float) -> dict[str, Any]:
+    """Time-outs of the driver, so that a dead network frees its connection. A URL's own win."""
+    whole = max(1, math.ceil(timeout))
+    arguments: dict[str, Any] = {}
+    match url.get_driver_name():
+        case "psycopg" | "psycopg2" | "psycopg_async":
+            arguments = {
+                "connect_timeout": max(2, whole),
+                "keepalives_idle": 5,
+                "keepalives_interval": 1,
+                "keepalives_count": 3,
+                "tcp_user_timeout": int(timeout * 1000),
+            }
+        case "asyncpg":
+            arguments = {"timeout": timeout, "command_timeout": timeout}
+        case "pymysql":
+            arguments = {"connect_timeout": whole, "read_timeout": whole, "write_timeout": whole}
+        case "aiomysql" | "asyncmy":
+            arguments = {"connect_timeout": whole}
+        case "pysqlite" | "aiosqlite":
+            # A little less than the request waits, so that the answer is "locked", not silence.
+            arguments = {"timeout": max(0.05, timeout * 0.9)}
+    return {name: value for name, value in arguments.items() if name not in url.query}
+
+
+def create_private_file(url: URL) -> None:
+    """Make the SQLite file with mode 0600 before SQLite makes it: session data is nobody else's.
+
+    Raises ``StoreUnavailable`` if it can't be made.
+    """
+    path = url.database
+    if url.get_backend_name() != "sqlite" or is_memory(url) or path is None:
+        return
+    if path.startswith("file:"):
+        return
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        reason = f"the SQLite file can't be created ({error.strerror})"
+    else:
+        return
+    raise StoreUnavailable(reason)
+
+
+def _on_connect(engine: Engine, url: URL, pragmas: dict[str, str], timeout: float) -> None:
+    if url.get_backend_name() != "sqlite":
+        return
+
+    @event.listens_for(engine, "connect")
+    def pragma(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        try:
+            _write_ahead(cursor, timeout, pause=0 if is_async_url(url) else 0.01)
+            cursor.execute(f"PRAGMA synchronous={pragmas['synchronous']}")
+        finally:
+            cursor.close()
+
+
+def _write_ahead(cursor: Any, timeout: float, pause: float) -> None:
+    """Switch to WAL. Several processes that start at once can find it locked: no busy handler
+    there.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except Exception as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+            if pause:
+                time.sleep(pause)

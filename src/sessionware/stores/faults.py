@@ -1,0 +1,65 @@
+"""What a driver's exception means for us. Nothing of its text reaches a message: it may hold
+data.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import (
+    TimeoutError as PoolTimeout,
+)
+
+from ..errors import Contention, OutcomeUnknown, StoreUnavailable
+
+# PostgreSQL SQLSTATEs: deadlock, serialization failure, lock not available.
+_CONTENTION_STATES = {"40P01", "40001", "55P03"}
+# MySQL error numbers: lock wait timeout, deadlock.
+_CONTENTION_NUMBERS = {1205, 1213}
+# Failover: the server went read-only or is shutting down. The connection is of no more use.
+_STALE_STATES = {"25006", "57P01", "57P02", "57P03"}
+_STALE_NUMBERS = {1290, 1053, 1836}
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """The SQLSTATE that the driver gave, if it did."""
+    origin = error.orig
+    state = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
+    return state if isinstance(state, str) else None
+
+
+def _number(error: DBAPIError) -> int | None:
+    arguments = getattr(error.orig, "args", ())
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None
+
+
+def connection_is_stale(error: DBAPIError) -> bool:
+    """Whether the connection answers, but no longer as the primary."""
+    return sqlstate(error) in _STALE_STATES or _number(error) in _STALE_NUMBERS
+
+
+def translate(error: Exception) -> Exception:
+    """The error of ours that says what ``error`` means; ``error`` itself if it is none of the
+    store's.
+    """
+    if isinstance(error, PoolTimeout):
+        return StoreUnavailable("no free connection in the pool")
+    if isinstance(error, OSError | TimeoutError):
+        return OutcomeUnknown(f"the connection failed ({type(error).__name__})")
+    if not isinstance(error, DBAPIError):
+        if isinstance(error, SQLAlchemyError):
+            return StoreUnavailable(f"SQLAlchemy refused ({type(error).__name__})")
+        return error
+    state = sqlstate(error)
+    name = type(error.orig).__name__ + (f", SQLSTATE {state}" if state else "")
+    if error.connection_invalidated:
+        return OutcomeUnknown(f"the database connection was lost ({name})")
+    if state in _CONTENTION_STATES or _number(error) in _CONTENTION_NUMBERS:
+        return Contention(f"other writers were in the way ({name})")
+    if isinstance(error, OperationalError | InterfaceError) and error.statement is None:
+        return StoreUnavailable(f"the database can't be reached ({name})")
+    return StoreUnavailable(f"the database refused ({name})")

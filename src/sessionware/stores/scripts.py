@@ -1,0 +1,353 @@
+"""Each store operation as SQL on a connection; the same for threads and for ``AsyncEngine``.
+
+Connections come in AUTOCOMMIT: a single statement needs no BEGIN and COMMIT round trips. What takes
+more than one statement runs in ``_transaction``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.sql import Executable
+
+from ..errors import ConfigurationError, DuplicateKey, Finding
+from .protocol import RETIRED, Decision, Found, Row, Stamp
+from .schema import Schema
+
+# A reserved key in the table of retired hashes; no SHA-256 of an ID is known to be all zeros.
+_PURGE_LEASE = bytes(32)
+_MOST_PARAMETERS = 500
+
+
+class Scripts:
+    """The statements, built once, and the operations made of them."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        sessions = schema.sessions.c
+        retired = schema.retired.c
+        self._row = select(*(sessions[name] for name in Row._fields))
+        self._load = self._row.where(sessions.sid_hash == bindparam("hash"))
+        self._retired = select(retired.until).where(retired.sid_hash == bindparam("hash"))
+        self._reload = self._row.where(sessions.id == bindparam("row_id"))
+        self._lock = self._reload.with_for_update()
+        self._stamp = select(*(sessions[name] for name in Stamp._fields)).where(
+            sessions.sid_hash == bindparam("hash")
+        )
+        self._insert = insert(schema.sessions)
+        guarded = and_(
+            sessions.id == bindparam("row_id"),
+            sessions.version == bindparam("old_version"),
+            sessions.epoch == bindparam("old_epoch"),
+            sessions.expires_at > bindparam("now"),
+        )
+        times: tuple[str, ...] = ("last_seen", "expires_at")
+        content: tuple[str, ...] = (
+            "version",
+            "epoch",
+            "user_id",
+            "data",
+            "authenticated_at",
+            "ip",
+            "user_agent",
+        )
+        content = (*content, *times)
+        self._replace = self._variants(guarded, content)
+        self._rotate = self._variants(guarded, ("sid_hash", *content))
+        self._overwrite = self._variants(sessions.id == bindparam("row_id"), ("sid_hash", *content))
+        self._touch = self._variants(
+            and_(
+                sessions.id == bindparam("row_id"),
+                sessions.sid_hash == bindparam("old_hash"),
+                sessions.version == bindparam("old_version"),
+                sessions.last_seen < bindparam("seen"),
+                sessions.expires_at > bindparam("now"),
+            ),
+            times,
+        )
+        self._retire = insert(schema.retired)
+
+    def _variants(self, where: Any, columns: tuple[str, ...]) -> tuple[_Update, _Update]:
+        """Without and with ``purge_after``: SQLite rewrites an index for a column that is only
+        named.
+        """
+
+        def variant(names: tuple[str, ...]) -> _Update:
+            values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+            statement = update(self.schema.sessions).where(where).values(values)
+            return _Update(statement, tuple(statement.compile().params))
+
+        return variant(columns), variant((*columns, "purge_after"))
+
+    # Reading.
+
+    def load(self, connection: Connection, sid_hash: bytes, now: int) -> Found:
+        found = connection.execute(self._load, {"hash": sid_hash}).first()
+        if found is not None:
+            return Row._make(found)
+        until = connection.execute(self._retired, {"hash": sid_hash}).scalar()
+        return RETIRED if until is not None and until > now else None
+
+    def reload(self, connection: Connection, row_id: int) -> Row | None:
+        found = connection.execute(self._reload, {"row_id": row_id}).first()
+        return None if found is None else Row._make(found)
+
+    def stamp(self, connection: Connection, sid_hash: bytes) -> Stamp | None:
+        found = connection.execute(self._stamp, {"hash": sid_hash}).first()
+        return None if found is None else Stamp._make(found)
+
+    def user_rows(self, connection: Connection, user_id: str, now: int) -> list[Row]:
+        sessions = self.schema.sessions.c
+        statement = self._row.where(sessions.user_id == user_id, sessions.expires_at > now)
+        found = connection.execute(
+            statement.order_by(sessions.last_seen.desc(), sessions.id.desc())
+        )
+        # A collation that pads or folds may find more than was asked for.
+        return [row for row in map(Row._make, found) if row.user_id == user_id]
+
+    def count(self, connection: Connection, now: int) -> int:
+        sessions = self.schema.sessions.c
+        statement = select(func.count()).where(sessions.expires_at > now)
+        return int(connection.execute(statement).scalar_one())
+
+    # Writing.
+
+    def insert(self, connection: Connection, row: Row) -> int:
+        values = row._asdict()
+        del values["id"]
+        return self._insert_unique(connection, values)
+
+    def _insert_unique(self, connection: Connection, values: dict[str, Any]) -> int:
+        try:
+            result = connection.execute(self._insert, values)
+        except IntegrityError:
+            pass
+        else:
+            key = result.inserted_primary_key
+            return int(key[0]) if key is not None else 0
+        raise DuplicateKey("a session with this key exists")
+
+    def replace(self, connection: Connection, old: Row, new: Row, now: int) -> bool:
+        return self._write(connection, self._replace, old, new, now)
+
+    def rotate(
+        self, connection: Connection, old: Row, new: Row, now: int, retired_until: int
+    ) -> bool:
+        duplicate = False
+        with self._transaction(connection) as end:
+            try:
+                if not self._write(connection, self._rotate, old, new, now):
+                    end.rollback = True
+                    return False
+                self._bury(connection, old.sid_hash, retired_until)
+            except IntegrityError:
+                duplicate = end.rollback = True
+        if duplicate:
+            raise DuplicateKey("a session with this key exists")
+        return True
+
+    def alter(
+        self,
+        connection: Connection,
+        row: Row,
+        decide: Decision,
+        now: int,
+        retired_until: int,
+    ) -> Any:
+        with self._transaction(connection):
+            found = connection.execute(self._lock, {"row_id": row.id}).first()
+            old = None if found is None else Row._make(found)
+            new, result = decide(old)
+            if old is None or new is None:
+                return result
+            if new == "delete":
+                self.remove(connection, row)
+                return result
+            self._write(connection, self._overwrite, old, new, now)
+            if new.sid_hash != old.sid_hash:
+                self._bury(connection, old.sid_hash, retired_until)
+            return result
+
+    def touch(self, connection: Connection, old: Row, new: Row, now: int) -> bool:
+        return self._write(connection, self._touch, old, new, now)
+
+    def remove(
+        self,
+        connection: Connection,
+        row: Row,
+        version: int | None = None,
+        epoch: int | None = None,
+    ) -> bool:
+        sessions = self.schema.sessions.c
+        statement = delete(self.schema.sessions).where(sessions.id == bindparam("row_id"))
+        if version is not None:
+            statement = statement.where(sessions.version == version)
+        if epoch is not None:
+            statement = statement.where(sessions.epoch == epoch)
+        return bool(connection.execute(statement, {"row_id": row.id}).rowcount)
+
+    def remove_user(
+        self, connection: Connection, user_id: str, keep: int | None = None
+    ) -> list[bytes]:
+        sessions = self.schema.sessions.c
+        statement = select(sessions.id, sessions.sid_hash, sessions.user_id).where(
+            sessions.user_id == user_id
+        )
+        if keep is not None:
+            statement = statement.where(sessions.id != keep)
+        hashes: list[bytes] = []
+        # Again until there is none: a login may have come in between.
+        while True:
+            found = [row for row in connection.execute(statement) if row.user_id == user_id]
+            if not found:
+                return hashes
+            self._delete_ids(connection, [row.id for row in found], sessions.user_id == user_id)
+            hashes.extend(row.sid_hash for row in found)
+
+    def remove_all(self, connection: Connection) -> int:
+        return connection.execute(delete(self.schema.sessions)).rowcount
+
+    # Purging.
+
+    def claim_purge(self, connection: Connection, now: int, until: int) -> bool:
+        retired = self.schema.retired
+        claim = update(retired).where(retired.c.sid_hash == _PURGE_LEASE, retired.c.until <= now)
+        if connection.execute(claim.values(until=until)).rowcount:
+            return True
+        if connection.execute(self._retired, {"hash": _PURGE_LEASE}).first() is not None:
+            return False
+        try:
+            self._bury(connection, _PURGE_LEASE, until)
+        except IntegrityError:
+            return False
+        return True
+
+    def purge(self, connection: Connection, now: int, limit: int) -> int:
+        sessions = self.schema.sessions.c
+        spent = and_(sessions.purge_after <= now, sessions.expires_at <= now)
+        candidates = select(sessions.id).where(spent).order_by(sessions.purge_after).limit(limit)
+        ids = sorted(connection.execute(candidates).scalars())
+        deleted = self._delete_ids(connection, ids, spent)
+        retired = self.schema.retired.c
+        statement = select(retired.sid_hash).where(
+            retired.until <= now, retired.sid_hash != _PURGE_LEASE
+        )
+        hashes = sorted(connection.execute(statement.limit(limit)).scalars())
+        for part in _parts(hashes):
+            connection.execute(delete(self.schema.retired).where(retired.sid_hash.in_(part)))
+        return deleted
+
+    def _delete_ids(self, connection: Connection, ids: list[int], condition: Any) -> int:
+        sessions = self.schema.sessions
+        deleted = 0
+        for part in _parts(ids):
+            statement = delete(sessions).where(sessions.c.id.in_(part), condition)
+            deleted += connection.execute(statement).rowcount
+        return deleted
+
+    # Shared pieces.
+
+    def _bury(self, connection: Connection, sid_hash: bytes, until: int) -> None:
+        connection.execute(self._retire, {"sid_hash": sid_hash, "until": until})
+
+    def _write(
+        self,
+        connection: Connection,
+        variants: tuple[_Update, _Update],
+        old: Row,
+        new: Row,
+        now: int,
+    ) -> bool:
+        parameters: dict[str, Any] = {f"new_{name}": value for name, value in new._asdict().items()}
+        parameters.update(
+            row_id=old.id,
+            old_hash=old.sid_hash,
+            old_version=old.version,
+            old_epoch=old.epoch,
+            seen=new.last_seen,
+            now=now,
+        )
+        chosen = variants[new.purge_after != old.purge_after]
+        values = {name: parameters[name] for name in chosen.parameters}
+        return bool(connection.execute(chosen.statement, values).rowcount)
+
+    @contextmanager
+    def _transaction(self, connection: Connection) -> Iterator[_End]:
+        end = _End()
+        if connection.dialect.name == "sqlite":
+            # A deferred transaction can fail on its first write (SQLITE_BUSY_SNAPSHOT).
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield end
+                connection.exec_driver_sql("ROLLBACK" if end.rollback else "COMMIT")
+            except BaseException:
+                # SQLite may have rolled back by itself.
+                with suppress(DBAPIError):
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+            return
+        if connection.in_transaction():
+            connection.rollback()
+        connection.execution_options(isolation_level="READ COMMITTED")
+        with connection.begin() as transaction:
+            yield end
+            if end.rollback:
+                transaction.rollback()
+
+    def create(self, connection: Connection) -> None:
+        """Create what is missing; several processes may do so at once."""
+        for table in (self.schema.sessions, self.schema.retired):
+            if connection.dialect.has_table(connection, table.name, table.schema):
+                continue
+            try:
+                with self._transaction(connection):
+                    connection.execute(CreateTable(table, if_not_exists=True))
+                    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                        connection.execute(CreateIndex(index))
+            except DBAPIError:
+                # Another process was quicker: PostgreSQL can fail in spite of IF NOT EXISTS.
+                if not connection.dialect.has_table(connection, table.name, table.schema):
+                    raise
+
+    def check(self, connection: Connection) -> None:
+        """Raise ``ConfigurationError`` unless both tables are there."""
+        missing = [
+            table.name
+            for table in (self.schema.sessions, self.schema.retired)
+            if not connection.dialect.has_table(connection, table.name, table.schema)
+        ]
+        if missing:
+            raise ConfigurationError(
+                [
+                    Finding(
+                        "SW026",
+                        "create_table",
+                        f"table {missing[0]!r} is not in the database.",
+                        "set create_table=True, or create it with your migrations "
+                        "(docs/schema.md has the Alembic recipe).",
+                    )
+                ]
+            )
+
+
+class _Update(NamedTuple):
+    """An UPDATE and the names of the parameters it takes."""
+
+    statement: Executable
+    parameters: tuple[str, ...]
+
+
+class _End:
+    """How a transaction shall end."""
+
+    rollback = False
+
+
+def _parts(items: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(items), _MOST_PARAMETERS):
+        yield items[start : start + _MOST_PARAMETERS]
