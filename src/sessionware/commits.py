@@ -1,0 +1,226 @@
+"""Carrying out a plan: the write, and what follows when other writers were there first."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any, Literal
+
+from . import clock
+from .errors import Contention, DuplicateKey, OutcomeUnknown
+from .events import EventSink
+from .flows import Flow, Pause
+from .plans import Delete, Insert, Nothing, Plan, Rotate, Touch, Update
+from .records import read_nonce
+from .rows import Change, Done, Emptied, Lost, Next, RowMaker, Verdict
+from .states import CookieDue, SessionState
+from .stores.cached import TOMBSTONE_SECONDS, CachedStore
+from .stores.protocol import Row
+from .tokens import hash_id, new_id
+
+_TRIES = 3
+_RETIRED_MS = int(TOMBSTONE_SECONDS * 1000)
+
+
+class Committer:
+    """Executes plans against the store. Each method is a flow."""
+
+    def __init__(self, store: CachedStore, rows: RowMaker, events: EventSink) -> None:
+        self._store = store
+        self._rows = rows
+        self._events = events
+
+    def commit(self, state: SessionState, decided: Plan, change: Change | None) -> Flow[Verdict]:
+        """Carry out the plan, and note in the state what the store holds and the cookie that is
+        due.
+        """
+        match decided:
+            case Nothing():
+                return Lost("nothing was to be done")
+            case Touch():
+                return (yield from self._touch(state))
+        assert change is not None
+        match decided:
+            case Insert():
+                return (yield from self._insert(state, change))
+            case Delete(ended=True):
+                return (yield from self._end(state, change, decided.insert))
+            case Delete(barrier=True):
+                assert state.row is not None
+                return (yield from self._remove(state, state.row, state.row.epoch))
+            case Rotate():
+                return (yield from self._rotate(state, change))
+            case Update() | Delete():
+                return (yield from self.write(state, change))
+
+    def _insert(self, state: SessionState, change: Change) -> Flow[Verdict]:
+        """Make the row; its ID is ours alone, so a key that is taken only asks for another ID."""
+        while True:
+            session_id = new_id()
+            sid_hash = hash_id(session_id)
+            made = self._rows.first(change, sid_hash, state.handle_bytes)
+            try:
+                row_id = yield from self._insert_once(made.row)
+            except DuplicateKey:
+                continue
+            state.id = session_id
+            state.committed(made, made.row._replace(id=row_id))
+            state.cookie = CookieDue.SET
+            self._events.emit("created", state.handle)
+            return made
+
+    def _insert_once(self, row: Row) -> Flow[int]:
+        try:
+            return (yield from self._store.insert_flow(row))
+        except OutcomeUnknown:
+            found = yield from self._store.load_flow(row.sid_hash, row.created_at)
+        if isinstance(found, Row):
+            return found.id
+        return (yield from self._store.insert_flow(row))
+
+    def _touch(self, state: SessionState) -> Flow[Verdict]:
+        """Renew the times. Losing one is harmless, so a failing store does not fail the request."""
+        assert state.row is not None
+        assert state.header is not None
+        now = clock.now()
+        new = self._rows.touched(state.row, state.header, now)
+        try:
+            hit = yield from self._store.touch_flow(state.row, new, now)
+        except Exception as error:
+            self._events.emit("store_error", state.handle, f"a touch was lost: {error}")
+            return Lost("the touch failed")
+        if not hit:
+            return Lost("someone else has touched, changed or ended it")
+        state.row = new
+        if self._rows.lifetimes.rolling and not state.started:
+            state.cookie = CookieDue.SET
+        return Done(new)
+
+    def _end(self, state: SessionState, change: Change, insert: bool) -> Flow[Verdict]:
+        """End the session whatever became of it meanwhile: logged out means logged out."""
+        assert state.row is not None
+        verdict = yield from self._remove(state, state.row, None)
+        if isinstance(verdict, Emptied) and insert:
+            return (yield from self._insert(state, change))
+        return verdict
+
+    def _remove(self, state: SessionState, row: Row, epoch: int | None) -> Flow[Verdict]:
+        """Delete the row. The cookie is expired only if it was there: the browser may hold a newer
+        one.
+        """
+        handle = state.handle
+        try:
+            hit = yield from self._store.remove_flow(row, None, epoch)
+        except OutcomeUnknown:
+            # Whoever deleted it: if it is gone, that is what was asked for.
+            left = yield from self._store.reload_flow(row.id)
+            hit = left is None or (yield from self._store.remove_flow(row, None, epoch))
+        if not hit:
+            self._events.emit("stale_save_dropped", handle, "the session to be ended was gone")
+            state.gone()
+            return Lost("the session had ended or was rotated")
+        return self._ended(state)
+
+    def _ended(self, state: SessionState) -> Emptied:
+        self._events.emit("ended", state.handle)
+        state.gone()
+        state.cookie = CookieDue.EXPIRE
+        return Emptied()
+
+    def _rotate(self, state: SessionState, change: Change) -> Flow[Verdict]:
+        while True:
+            session_id = new_id()
+            rotating = replace(change, new_hash=hash_id(session_id))
+            try:
+                verdict = yield from self.write(state, rotating)
+            except DuplicateKey:
+                continue
+            if isinstance(verdict, Next | Done):
+                state.id = session_id
+                state.cookie = CookieDue.SET
+                self._events.emit("rotated", state.handle)
+            return verdict
+
+    def write(self, state: SessionState, change: Change) -> Flow[Verdict]:
+        """Write a change under the version check: merge and try again, at last under a row lock."""
+        loaded = state.row
+        assert loaded is not None
+        current: Row | None = loaded
+        if change.edit is not None:
+            current = yield from self._store.reload_flow(loaded.id)
+        unsure: int | None = None
+        for attempt in range(_TRIES):
+            verdict = self._rows.following(change, loaded, current)
+            if not isinstance(verdict, Next | Emptied):
+                return self._settle(state, change, verdict)
+            assert current is not None
+            if unsure is not None and change.edit is not None and unsure != current.version:
+                raise OutcomeUnknown("it can't be told whether the change was made")
+            unsure = None
+            try:
+                if (yield from self._attempt(verdict, current, change.now)):
+                    return self._settle(state, change, verdict)
+            except OutcomeUnknown:
+                unsure = current.version
+            except Contention:
+                pass
+            else:
+                self._events.emit("conflict", state.handle)
+            if attempt:
+                yield Pause(random.uniform(0.001, 0.01) * attempt)
+            current = yield from self._store.reload_flow(loaded.id)
+        return (yield from self._write_locked(state, change, loaded))
+
+    def _attempt(self, verdict: Next | Emptied, current: Row, now: int) -> Flow[bool]:
+        if isinstance(verdict, Emptied):
+            removed: bool = yield from self._store.remove_flow(
+                current, current.version, current.epoch
+            )
+            return removed
+        if verdict.row.sid_hash != current.sid_hash:
+            until = now + _RETIRED_MS
+            return (yield from self._store.rotate_flow(current, verdict.row, now, until))
+        return (yield from self._store.replace_flow(current, verdict.row, now))
+
+    def _write_locked(self, state: SessionState, change: Change, loaded: Row) -> Flow[Verdict]:
+        def decide(current: Row | None) -> tuple[Row | Literal["delete"] | None, Any]:
+            verdict = self._rows.following(change, loaded, current)
+            match verdict:
+                case Next():
+                    return verdict.row, verdict
+                case Emptied():
+                    return "delete", verdict
+                case _:
+                    return None, verdict
+
+        try:
+            verdict: Verdict = yield from self._store.alter_flow(
+                loaded, decide, change.now, change.now + _RETIRED_MS
+            )
+        except OutcomeUnknown:
+            current = yield from self._store.reload_flow(loaded.id)
+            if current is None or read_nonce(current.data) != change.nonce:
+                raise
+            verdict = Done(current)
+        return self._settle(state, change, verdict)
+
+    def _settle(self, state: SessionState, change: Change, verdict: Verdict) -> Verdict:
+        """Note the outcome in the state."""
+        match verdict:
+            case Next():
+                state.committed(verdict, verdict.row)
+                if verdict.renewed:
+                    state.cookie = CookieDue.SET
+            case Done():
+                self._take_over(state, verdict.row)
+            case Emptied():
+                self._ended(state)
+            case Lost():
+                if change.edit is None:
+                    self._events.emit("stale_save_dropped", state.handle, verdict.reason)
+        return verdict
+
+    def _take_over(self, state: SessionState, row: Row) -> None:
+        record = self._rows.records.read(row.data, sid_hash=row.sid_hash)
+        state.row, state.header = row, record.header
+        state.payload, state.rich = record.payload, record.rich

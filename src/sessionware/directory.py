@@ -1,0 +1,111 @@
+"""The sessions of a user, and ending them: for device lists, password changes and operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from . import clock
+from .errors import CorruptRecord
+from .events import EventSink
+from .flows import Flow, T, twins
+from .records import read_header
+from .session import Session, as_datetime
+from .states import SessionState, state_of
+from .stores.cached import CachedStore
+from .stores.protocol import Row
+from .users import user_name
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One session of a user, as a device list shows it. Times are aware, UTC.
+
+    ``ip`` and ``user_agent`` are those of the last login, kept only with ``record_client``.
+    """
+
+    handle: str
+    created_at: datetime
+    last_seen: datetime
+    expires_at: datetime
+    ip: str | None = field(repr=False)
+    user_agent: str | None = field(repr=False)
+    current: bool
+
+
+class Directory:
+    """The part of a manager that looks over all sessions (OWASP ASVS 5.0 7.4.2 to 7.5.2)."""
+
+    store: CachedStore
+    events: EventSink
+
+    def run(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
+    async def arun(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
+    def list_sessions_flow(
+        self, user_id: Any, current: Session | None = None
+    ) -> Flow[list[SessionInfo]]:
+        """The live sessions of a user, latest seen first; ``current`` marks the one given."""
+        rows = yield from self.store.user_rows_flow(user_name(user_id), clock.now())
+        own = None if current is None else state_of(current).row
+        listed = []
+        for row in rows:
+            handle = _handle(row)
+            if handle is not None:
+                is_current = own is not None and own.id == row.id
+                listed.append(_info(row, handle, is_current))
+        return listed
+
+    def revoke_flow(self, handle: str, *, user_id: Any) -> Flow[bool]:
+        """End the session with this handle if it is this user's; whether there was one.
+
+        The user must be named, so that a handle from a form can't end somebody else's session.
+        """
+        rows = yield from self.store.user_rows_flow(user_name(user_id), clock.now())
+        for row in rows:
+            if _handle(row) == handle:
+                removed = yield from self.store.remove_flow(row)
+                if removed:
+                    self.events.emit("ended", handle, "revoked")
+                return removed
+        return False
+
+    def revoke_user_flow(self, user_id: Any, keep: Session | None = None) -> Flow[int]:
+        """End every session of a user, but ``keep`` where given; how many were ended."""
+        kept: SessionState | None = None if keep is None else state_of(keep)
+        kept_id = None if kept is None or kept.row is None else kept.row.id
+        hashes = yield from self.store.remove_user_flow(user_name(user_id), kept_id)
+        for _ in hashes:
+            self.events.emit("ended", None, "revoked with all of the user's")
+        return len(hashes)
+
+    def revoke_all_flow(self) -> Flow[int]:
+        """End every session of everybody; how many there were."""
+        removed = yield from self.store.remove_all_flow()
+        self.events.emit("ended", None, f"all {removed} sessions were revoked")
+        return removed
+
+    list_sessions, alist_sessions = twins(list_sessions_flow)
+    revoke, arevoke = twins(revoke_flow)
+    revoke_user, arevoke_user = twins(revoke_user_flow)
+    revoke_all, arevoke_all = twins(revoke_all_flow)
+
+
+def _handle(row: Row) -> str | None:
+    """The handle in a row's record; None for a record of a format that we can't read."""
+    try:
+        return read_header(row.data).handle.hex()
+    except CorruptRecord:
+        return None
+
+
+def _info(row: Row, handle: str, current: bool) -> SessionInfo:
+    created, seen, expires = map(as_datetime, (row.created_at, row.last_seen, row.expires_at))
+    assert created is not None
+    assert seen is not None
+    assert expires is not None
+    return SessionInfo(handle, created, seen, expires, row.ip, row.user_agent, current)

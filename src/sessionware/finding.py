@@ -1,0 +1,47 @@
+"""From a framework's request to its session and manager."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .manager import SessionManager
+from .session import Session
+from .states import SessionState
+
+
+def session_of(request: Any) -> Session:
+    """The session of a request, typed: Starlette's and FastAPI's ``Request`` and ``WebSocket``, an
+    ASGI scope or a WSGI environ.
+
+    Raises ``LookupError`` if no middleware of ours has seen the request.
+    """
+    found = _lookup(request, "session", "sessionware.session")
+    if not isinstance(found, Session):
+        raise LookupError("this request has no session: is sessionware's middleware installed?")
+    found.mark_accessed()
+    return found
+
+
+def manager_of(request: Any) -> SessionManager:
+    """The manager that loaded a request's session; takes what ``session_of`` takes, and a
+    ``Session``.
+
+    Raises ``LookupError`` if no middleware of ours has seen the request.
+    """
+    if isinstance(request, Session):
+        link = request.link()
+        found = link.manager if isinstance(link, SessionState) else None
+    else:
+        found = _lookup(request, "sessionware.manager", "sessionware.manager")
+    if not isinstance(found, SessionManager):
+        raise LookupError("this request has no manager: is sessionware's middleware installed?")
+    return found
+
+
+def _lookup(request: Any, *keys: str) -> Any:
+    for holder in (request, getattr(request, "scope", None), getattr(request, "environ", None)):
+        if isinstance(holder, dict):
+            for key in keys:
+                if key in holder:
+                    return holder[key]
+    return None

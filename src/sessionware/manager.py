@@ -1,0 +1,424 @@
+"""SessionManager: opens and closes sessions, for every adapter and for code that has none."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeVar, Unpack
+
+import anyio
+
+from . import clock
+from .codecs import Codec, CustomCodec, JSONCodec
+from .commits import Committer
+from .config import Options, build_settings
+from .cookies import CookieReader, CookieWriter, Kind, Presented, identify
+from .directory import Directory
+from .encryption import Cipher
+from .endings import Decided, Endings
+from .errors import (
+    CorruptRecord,
+    ResponseAlreadyStarted,
+    SerializationError,
+    SessionTooLarge,
+    StoreUnavailable,
+)
+from .events import EventSink
+from .flows import Flow
+from .lifetimes import Lifetimes
+from .operations import Operations
+from .plans import Nothing, Touch
+from .purging import PAUSE, Purger
+from .records import RecordFormat
+from .rows import Lost, RowMaker, started
+from .runners import LoopRunner
+from .session import Session
+from .states import CookieDue, SessionState, state_of
+from .stores import open_store
+from .stores.cached import CachedStore
+from .stores.protocol import RETIRED, Found, Row
+from .tokens import Tokens, hash_id
+
+T = TypeVar("T")
+_managers: weakref.WeakSet[SessionManager] = weakref.WeakSet()
+
+
+class ManagerOptions(Options, total=False):
+    """Every setting, for a manager that is built without a middleware."""
+
+    secret_key: Any
+    session_cookie: str
+    max_age: int | None
+    path: str
+    same_site: Literal["lax", "strict", "none"]
+    https_only: bool
+    domain: str | None
+    partitioned: bool
+
+
+class Closing(NamedTuple):
+    """What the response has to carry: the Set-Cookie value, and whether it varies with the
+    cookie.
+    """
+
+    set_cookie: str | None
+    vary: bool
+
+
+class SessionManager(Operations, Directory):
+    """The framework-free core: takes the same keywords as ``SessionMiddleware``.
+
+    Building one does no I/O and raises ``ConfigurationError`` with everything that is wrong. One
+    manager may serve many apps, threads and event loops.
+    """
+
+    def __init__(self, **settings: Unpack[ManagerOptions]) -> None:
+        self.settings = chosen = build_settings(**settings)
+        self.events = EventSink(chosen.on_event)
+        self._tokens = Tokens(chosen.secret_key, chosen.secret_key_fallbacks, chosen.session_cookie)
+        self.cookies = CookieReader(chosen.session_cookie)
+        self._writer = CookieWriter(
+            chosen.session_cookie,
+            path=chosen.path,
+            domain=chosen.domain,
+            https_only=chosen.https_only,
+            same_site=chosen.same_site,
+            partitioned=chosen.partitioned,
+        )
+        self.codec: Codec = (
+            JSONCodec() if chosen.serializer is None else CustomCodec(chosen.serializer)
+        )
+        cipher = Cipher(chosen.encryption_keys) if chosen.encryption_keys else None
+        self._lifetimes = Lifetimes(
+            max_age=_ms(chosen.max_age),
+            idle=_ms(chosen.idle_timeout),
+            absolute=_ms(chosen.absolute_timeout),
+            rolling=chosen.rolling,
+        )
+        store = open_store(chosen)
+        self.store = (
+            store
+            if isinstance(store, CachedStore)
+            else CachedStore(
+                store,
+                cache_ttl=chosen.cache_ttl,
+                cache_max_bytes=chosen.cache_max_bytes,
+                coherence=chosen.coherence,
+                store_timeout=chosen.store_timeout,
+                codec=self.codec,
+                cipher=cipher,
+            )
+        )
+        self._records = RecordFormat(self.codec, cipher)
+        self._empty = self._encoded_empty()
+        self.rows = RowMaker(self.codec, self._records, self._lifetimes, chosen.max_session_bytes)
+        self.endings = Endings(self.rows, chosen.user_key, chosen.record_client)
+        self.committer = Committer(self.store, self.rows, self.events)
+        self._purger = self._new_purger()
+        _managers.add(self)
+
+    def _encoded_empty(self) -> bytes:
+        try:
+            return self.codec.encode({})[0]
+        except SerializationError:
+            return b""
+
+    def _new_purger(self) -> Purger:
+        in_loop = isinstance(self.store.runner, LoopRunner)
+        return Purger(self, self.settings.purge_interval, in_loop)
+
+    def after_fork(self) -> None:
+        """In a child process: pools, locks, cache and threads are made anew."""
+        self.store.after_fork()
+        self._purger = self._new_purger()
+
+    def run(self, flow: Flow[T], /) -> T:
+        """Run a flow in this thread's name; a failing store is reported."""
+        try:
+            return self.store.run(flow)
+        except StoreUnavailable as error:
+            self.events.emit("store_error", detail=str(error))
+            raise
+
+    async def arun(self, flow: Flow[T], /) -> T:
+        """Run a flow in this task's name; a failing store is reported."""
+        try:
+            return await self.store.arun(flow)
+        except StoreUnavailable as error:
+            self.events.emit("store_error", detail=str(error))
+            raise
+
+    # Opening.
+
+    def identify(self, values: Sequence[bytes] | None) -> Presented:
+        """Which session the cookie values name; forged and ambiguous ones are reported."""
+        presented = identify(values, self._tokens)
+        if presented.kind is Kind.BAD:
+            self.events.emit("bad_signature")
+        elif presented.kind is Kind.DUPLICATE:
+            self.events.emit("duplicate", detail="several different valid cookies")
+        return presented
+
+    def open(self, cookie_header: str | bytes | None) -> Session:
+        """The session that a ``Cookie`` header names, or a new one. For threads."""
+        return self.load(self.identify(self.cookies.values(_fields(cookie_header))))
+
+    async def aopen(self, cookie_header: str | bytes | None) -> Session:
+        """The session that a ``Cookie`` header names, or a new one."""
+        return await self.aload(self.identify(self.cookies.values(_fields(cookie_header))))
+
+    def load(
+        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
+    ) -> Session:
+        """The session presented. If the store fails, one that raises ``StoreUnavailable`` on
+        use.
+        """
+        self._purger.start()
+        if presented.id is None:
+            return self._session(SessionState(self, self._empty, client=client))
+        sid_hash = hash_id(presented.id)
+        found: Found = self.store.fresh(sid_hash)
+        try:
+            if found is None:
+                found = self.store.runner.run_shared(
+                    sid_hash, lambda: self._load_flow(sid_hash), lambda: self.store.fresh(sid_hash)
+                )
+        except StoreUnavailable as error:
+            return self._failed(error, client)
+        return self._found(presented.id, found, client)
+
+    async def aload(
+        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
+    ) -> Session:
+        """The session presented; see ``load``."""
+        self._purger.start()
+        if presented.id is None:
+            return self._session(SessionState(self, self._empty, client=client))
+        sid_hash = hash_id(presented.id)
+        found: Found = self.store.fresh(sid_hash)
+        try:
+            if found is None:
+                found = await self.store.runner.arun_shared(
+                    sid_hash, lambda: self._load_flow(sid_hash), lambda: self.store.fresh(sid_hash)
+                )
+        except StoreUnavailable as error:
+            return self._failed(error, client)
+        return self._found(presented.id, found, client)
+
+    def _load_flow(self, sid_hash: bytes) -> Flow[Found]:
+        return self.store.load_flow(sid_hash, clock.now())
+
+    def _session(self, state: SessionState, content: dict[Any, Any] | None = None) -> Session:
+        session = Session(content or {})
+        session.attach(state)
+        return session
+
+    def _failed(self, error: StoreUnavailable, client: tuple[str | None, str | None]) -> Session:
+        self.events.emit("store_error", detail=str(error))
+        return self._session(SessionState(self, self._empty, client=client, failure=error))
+
+    def _found(
+        self, session_id: str, found: Found, client: tuple[str | None, str | None]
+    ) -> Session:
+        state = SessionState(self, self._empty, client=client)
+        if found is RETIRED:
+            self.events.emit("retired_id_used", detail="an ID that a rotation replaced lately")
+            state.savable = False
+        if not isinstance(found, Row):
+            return self._session(state)
+        if found.expires_at <= clock.now():
+            self.events.emit("expired")
+            return self._session(state)
+        try:
+            record = self._records.read(found.data, sid_hash=found.sid_hash)
+            content = self.codec.decode(record.payload, record.rich)
+        except CorruptRecord as error:
+            self.events.emit("corrupt", detail=str(error))
+            return self._session(state)
+        state.id, state.row, state.header = session_id, found, record.header
+        state.payload, state.rich = record.payload, record.rich
+        return self._session(state, content)
+
+    # Closing.
+
+    def close(self, session: Session, *, failed: bool = False) -> list[tuple[str, str]]:
+        """Save what there is to save and give the response's headers. For threads.
+
+        ``failed`` discards changes. Raises as ``Session.save`` does, but ``SessionGone``.
+        """
+        return _header_list(self.finish(session, failed=failed))
+
+    async def aclose(self, session: Session, *, failed: bool = False) -> list[tuple[str, str]]:
+        """Save what there is to save and give the response's headers; see ``close``."""
+        return _header_list(await self.afinish(session, failed=failed))
+
+    def finish(self, session: Session, *, failed: bool = False) -> Closing:
+        """Save as the response begins, and say what it has to carry."""
+        flow = self._finish_flow(session, failed)
+        if flow is not None:
+            self.run(flow)
+        return self._closing(session)
+
+    async def afinish(self, session: Session, *, failed: bool = False) -> Closing:
+        """Save as the response begins, and say what it has to carry."""
+        flow = self._finish_flow(session, failed)
+        if flow is not None:
+            await self.arun(flow)
+        return self._closing(session)
+
+    def _finish_flow(self, session: Session, failed: bool) -> Flow[None] | None:
+        """None where there is nothing to do: most requests only read."""
+        state = state_of(session)
+        if state.failure is not None:
+            return None
+        decided = self.endings.decide(state, session, clock.now(), failed=failed)
+        # What a failed request changed is discarded, and nobody misses it.
+        state.sent = None if failed else decided.payload or state.payload
+        if isinstance(decided.plan, Nothing):
+            session.forget_intents()
+            return None
+        return self._carry_out(state, session, decided)
+
+    def _carry_out(self, state: SessionState, session: Session, decided: Decided) -> Flow[None]:
+        verdict = yield from self.committer.commit(state, decided.plan, decided.change)
+        session.forget_intents()
+        if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
+            state.sent = None
+
+    def _closing(self, session: Session) -> Closing:
+        state = state_of(session)
+        state.started = True
+        cookie, state.cookie = state.cookie, CookieDue.NOTHING
+        value: str | None = None
+        if cookie is CookieDue.EXPIRE:
+            value = self._writer.expire()
+        elif cookie is CookieDue.SET and state.id is not None:
+            value = self._set_cookie(state, state.id)
+        return Closing(value, session.accessed or value is not None)
+
+    def _set_cookie(self, state: SessionState, session_id: str) -> str:
+        assert state.row is not None
+        assert state.header is not None
+        max_age = self._lifetimes.cookie_max_age(
+            state.header.expiry,
+            renewed=self.rows.renewed(state.header, state.row),
+            started=started(state.row),
+            now=clock.now(),
+        )
+        return self._writer.set(self._tokens.sign(session_id), max_age)
+
+    def check_late_change(self, session: Session) -> None:
+        """At the end of a request: raise ``ResponseAlreadyStarted`` if a change missed the
+        response.
+        """
+        state = state_of(session)
+        if state.sent is None or not session.accessed or state.failure is not None:
+            return
+        try:
+            payload, _ = self.rows.encode(session)
+        except (SerializationError, SessionTooLarge):
+            payload = b""
+        if payload == state.sent and not (session.ended or session.rotation or session.expiry_set):
+            return
+        self.events.emit("late_change", state.handle, "changed after the response had begun")
+        raise ResponseAlreadyStarted(
+            "the session was changed after the response had begun, and the change is lost: change "
+            "it before, or call `await session.asave()` where the cookie is already there"
+        )
+
+    # Upkeep.
+
+    def claim_purge(self, seconds: float) -> bool:
+        """Take the lease on purging; False if another process has it."""
+        now = clock.now()
+        return self.run(self.store.claim_purge_flow(now, now + int(seconds * 1000)))
+
+    async def aclaim_purge(self, seconds: float) -> bool:
+        """Take the lease on purging; False if another process has it."""
+        now = clock.now()
+        return await self.arun(self.store.claim_purge_flow(now, now + int(seconds * 1000)))
+
+    def purge(self) -> int:
+        """Delete expired rows, a batch a transaction; how many there were."""
+        total = 0
+        while True:
+            batch = self.run(self.store.purge_flow(clock.now(), self._batch))
+            total += batch
+            if batch < self._batch:
+                return total
+            time.sleep(PAUSE)
+
+    async def apurge(self) -> int:
+        """Delete expired rows, a batch a transaction; how many there were."""
+        total = 0
+        while True:
+            batch = await self.arun(self.store.purge_flow(clock.now(), self._batch))
+            total += batch
+            if batch < self._batch:
+                return total
+            await anyio.sleep(PAUSE)
+
+    @property
+    def _batch(self) -> int:
+        return int(getattr(self.store.store, "purge_batch", 1000))
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of this process: the cache's hits, misses, entries and bytes, and events by
+        kind.
+        """
+        cache = self.store.cache
+        return {
+            "cache_hits": cache.hits,
+            "cache_misses": cache.misses,
+            "cache_entries": len(cache),
+            "cache_bytes": cache.size,
+            "events": self.events.counts(),
+        }
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds that a client is told to wait when the store is down."""
+        return max(1, math.ceil(self.settings.store_timeout))
+
+    def shutdown(self) -> None:
+        """Let go of connections and threads. The manager can be used again afterwards."""
+        self._purger.stop()
+        self.store.close()
+
+    async def ashutdown(self) -> None:
+        """Let go of connections and threads. The manager can be used again afterwards."""
+        self._purger.stop()
+        await self.store.aclose()
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)
+
+
+def _fields(cookie_header: str | bytes | None) -> list[bytes]:
+    if cookie_header is None:
+        return []
+    raw = cookie_header.encode("latin-1") if isinstance(cookie_header, str) else cookie_header
+    return [raw]
+
+
+def _header_list(closing: Closing) -> list[tuple[str, str]]:
+    headers: list[tuple[str, str]] = []
+    if closing.vary:
+        headers.append(("Vary", "Cookie"))
+    if closing.set_cookie is not None:
+        headers.append(("Cache-Control", "no-store"))
+        headers.append(("Set-Cookie", closing.set_cookie))
+    return headers
+
+
+def _after_fork() -> None:
+    for manager in list(_managers):
+        manager.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

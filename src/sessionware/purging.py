@@ -1,0 +1,90 @@
+"""Expired rows, cleaned away in the background: in batches, jittered, one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from .events import logger
+
+if TYPE_CHECKING:
+    from .manager import SessionManager
+
+# Between two batches, so that other writers come through.
+PAUSE = 0.05
+
+
+class Purger:
+    """Purges now and then for as long as the manager is in use. An error is logged and survived."""
+
+    def __init__(self, manager: SessionManager, interval: float | None, in_loop: bool) -> None:
+        self._manager = weakref.ref(manager)
+        self._interval = interval or 0.0
+        self._in_loop = in_loop
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start with the first use; cheap to call again."""
+        if not self._interval or self._thread is not None:
+            return
+        if self._in_loop:
+            self._start_task()
+            return
+        self._thread = threading.Thread(
+            target=self._run, args=(self._stop,), name="sessionware-purge", daemon=True
+        )
+        self._thread.start()
+
+    def _start_task(self) -> None:
+        if self._task is not None and not self._task.done():
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._task = loop.create_task(self._arun(), name="sessionware-purge")
+
+    def _delay(self) -> float:
+        return self._interval * random.uniform(0.5, 1.5)
+
+    def _lease(self) -> float:
+        return self._interval / 2
+
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.wait(self._delay()):
+            manager = self._manager()
+            if manager is None:
+                return
+            try:
+                if manager.claim_purge(self._lease()):
+                    manager.purge()
+            except Exception as error:
+                logger.warning("the purge failed, and is tried again: %s", type(error).__name__)
+            del manager
+
+    async def _arun(self) -> None:
+        while True:
+            await asyncio.sleep(self._delay())
+            manager = self._manager()
+            if manager is None:
+                return
+            try:
+                if await manager.aclaim_purge(self._lease()):
+                    await manager.apurge()
+            except Exception as error:
+                logger.warning("the purge failed, and is tried again: %s", type(error).__name__)
+            del manager
+
+    def stop(self) -> None:
+        """End it; ``start`` begins anew."""
+        self._stop.set()
+        self._stop = threading.Event()
+        self._thread = None
+        task, self._task = self._task, None
+        if task is not None and not task.get_loop().is_closed():
+            task.get_loop().call_soon_threadsafe(task.cancel)
