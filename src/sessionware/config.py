@@ -348,9 +348,12 @@ def _serializer(report: Report, value: object) -> Any:
 
 def _store(report: Report, value: object) -> Any:
     """A URL, an engine or an object with the store protocol: M21, M22, M30, M31."""
+    origins = [str(member(base, "__module__")) for base in type(value).__mro__]
+    if not (isinstance(value, str) or any(each.startswith("sqlalchemy.") for each in origins)):
+        _check_store_object(report, value)
+        return value
     from sqlalchemy import URL, Engine
 
-    origins = [str(member(base, "__module__")) for base in type(value).__mro__]
     sync = member(value, "sync_engine") if _is_async_engine(value, origins) else value
     if isinstance(value, str | URL):
         _check_url(report, value)
@@ -362,16 +365,18 @@ def _store(report: Report, value: object) -> Any:
         url = member(sync, "url")
         if isinstance(url, URL):
             _check_database(report, url)
-    elif any(origin.startswith("sqlalchemy.") for origin in origins):
+    else:
         message = f"{kind(value)} is part of the application's own transactions."
         report.refuse("SW031", "store", message, "pass the Engine or AsyncEngine.")
-    elif isinstance(value, type) or not any(
-        callable(member(value, name)) for name in ("load", "aload")
-    ):
+    return value
+
+
+def _check_store_object(report: Report, value: object) -> None:
+    methods = [member(value, name) for name in ("load", "aload")]
+    if isinstance(value, type) or not any(map(callable, methods)):
         message = f"{kind(value)} is not a store: it has no load() and no aload()."
         fix = 'pass a URL such as "sqlite:///sessions.db", an Engine, or an instance of a store.'
         report.refuse("SW031", "store", message, fix)
-    return value
 
 
 def _is_async_engine(value: object, origins: list[str]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from sessionware.tokens import Tokens
+from .tokens import Tokens
 
 SCAN_LIMIT: Final = 65_536
 """Bytes of Cookie header, all fields together, beyond which no cookie is read."""

@@ -13,6 +13,7 @@ class Coherence(Protocol):
 
     def trusts(self) -> bool:
         """Whether a cached row may be served without asking the store."""
+        ...
 
 
 MODES: dict[str, type[Coherence]] = {"validate": Validate, "bounded": Bounded}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, make_url
-
 from .cached import CachedStore
 from .memory import MemoryStore
 from .protocol import RETIRED, AsyncStore, Row, Stamp, Store
@@ -15,30 +13,30 @@ if TYPE_CHECKING:
 
 
 def open_store(settings: Settings) -> Any:
-    """The store that the settings name. No I/O: engines are made at the first use."""
-    given = settings.store
-    if not isinstance(given, str | URL | Engine) and not _is_async_engine(given):
-        return given
-    from .engines import is_async_url
-    from .sql import AsyncSQLStore, SQLStore
+    """The store that the settings name. No I/O: engines are made at the first use.
 
-    options = {
+    SQLAlchemy is imported only for a database, its asyncio part only for an async one.
+    """
+    given = settings.store
+    origins = [base.__module__ for base in type(given).__mro__]
+    if not isinstance(given, str) and not any(each.startswith("sqlalchemy.") for each in origins):
+        return given
+    from sqlalchemy import Engine, make_url
+
+    options: dict[str, Any] = {
         "table_name": settings.table_name,
         "create_table": settings.create_table,
         "timeout": settings.store_timeout,
     }
-    if isinstance(given, Engine):
-        return SQLStore(given, **options)
-    if isinstance(given, str | URL):
-        url = make_url(given)
-        return AsyncSQLStore(url, **options) if is_async_url(url) else SQLStore(url, **options)
-    return AsyncSQLStore(given, **options)
+    database = make_url(given) if isinstance(given, str) else given
+    url = getattr(database, "url", database)
+    if isinstance(database, Engine) or not url.get_dialect().is_async:
+        from .sql import SQLStore
 
+        return SQLStore(database, **options)
+    from .sql_async import AsyncSQLStore
 
-def _is_async_engine(value: object) -> bool:
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
-    return isinstance(value, AsyncEngine)
+    return AsyncSQLStore(database, **options)
 
 
 __all__ = [

@@ -189,12 +189,12 @@ class CachedStore(KeyedStore):
 
     def remove_user_flow(self, user_id: str, keep: int | None = None) -> Flow[list[bytes]]:
         """See ``Store.remove_user``."""
-        hashes: list[bytes] | None = None
         try:
-            hashes = yield Call("remove_user", (user_id, keep))
-        finally:
-            if hashes is None:
-                self.cache.clear()
+            hashes: list[bytes] = yield Call("remove_user", (user_id, keep))
+        except BaseException:
+            # Which of them are gone can't be told.
+            self.cache.clear()
+            raise
         for sid_hash in hashes:
             self.cache.bury(sid_hash, None, TOMBSTONE_SECONDS)
         return hashes

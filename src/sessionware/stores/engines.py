@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Engine, StaticPool, create_engine, event, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ..errors import ConfigurationError, Finding, StoreUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 _SYNCHRONOUS = {"off", "normal", "full", "extra"}
 
@@ -37,6 +39,8 @@ def make_engine(address: str | URL, *, timeout: float, connections: int) -> Engi
 
 def make_async_engine(address: str | URL, *, timeout: float, connections: int) -> AsyncEngine:
     """An engine for one running asyncio loop."""
+    from sqlalchemy.ext.asyncio import create_async_engine
+
     url, pragmas = _split_options(make_url(address))
     engine = create_async_engine(url, **_options(url, timeout, connections))
     _on_connect(engine.sync_engine, url, pragmas, timeout)

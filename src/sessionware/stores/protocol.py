@@ -71,29 +71,35 @@ class Store(Protocol):
         """Make ready: connect, create or check the tables. Idempotent; called before the first
         use.
         """
+        ...
 
     def load(self, sid_hash: bytes, now: int) -> Found:
         """The row under this hash, expired ones too; ``RETIRED`` if it was rotated away and its
         tombstone stands (``until > now``); None if it is unknown. One statement for a row that is
         there.
         """
+        ...
 
     def reload(self, row_id: int) -> Row | None:
         """The row with this id, as committed now, whatever its hash."""
+        ...
 
     def stamp(self, sid_hash: bytes) -> Stamp | None:
         """The stamp of the row under this hash, as committed now."""
+        ...
 
     def insert(self, row: Row) -> int:
         """Insert and return the new id; ``row.id`` is ignored. Raises ``DuplicateKey``. Never
         replaces.
         """
+        ...
 
     def replace(self, old: Row, new: Row, now: int) -> bool:
         """Write ``new`` where id, version and epoch are those of ``old`` and it has not expired.
 
         True if a row was hit. The hash stays; ``created_at`` stays. Never inserts.
         """
+        ...
 
     def rotate(self, old: Row, new: Row, now: int, retired_until: int) -> bool:
         """As ``replace``, with the new hash, and the old hash set down as retired, in one
@@ -101,6 +107,7 @@ class Store(Protocol):
 
         Raises ``DuplicateKey`` if the new hash is taken; then nothing has changed.
         """
+        ...
 
     def alter(self, row: Row, decide: Decision, now: int, retired_until: int) -> Any:
         """Read the row with this one's id under a lock, ask ``decide`` and carry out its answer,
@@ -111,38 +118,48 @@ class Store(Protocol):
         None writes nothing. Returns the result. The way to certain progress where ``replace`` keeps
         losing.
         """
+        ...
 
     def touch(self, old: Row, new: Row, now: int) -> bool:
         """Write the three times of ``new`` where id, hash and version are those of ``old``, it has
         not expired, and ``last_seen`` is below the new one. No version moves."""
+        ...
 
     def remove(self, row: Row, version: int | None = None, epoch: int | None = None) -> bool:
         """Delete the row with this one's id if its version and epoch are these, where given.
 
         True if it was there.
         """
+        ...
 
     def user_rows(self, user_id: str, now: int) -> list[Row]:
         """The unexpired rows of a user, latest seen first."""
+        ...
 
     def remove_user(self, user_id: str, keep: int | None = None) -> list[bytes]:
         """Delete a user's rows but the one with the id ``keep``; the hashes of those deleted."""
+        ...
 
     def remove_all(self) -> int:
         """Delete every row; how many there were."""
+        ...
 
     def count(self, now: int) -> int:
         """How many unexpired rows there are."""
+        ...
 
     def claim_purge(self, now: int, until: int) -> bool:
         """Take the lease on purging until then; False if another process holds it."""
+        ...
 
     def purge(self, now: int, limit: int) -> int:
         """Delete up to ``limit`` rows that are past ``purge_after`` and ``expires_at``, and spent
         tombstones; how many rows were deleted."""
+        ...
 
     def close(self) -> None:
         """Let go of connections and threads. The store can be used again afterwards."""
+        ...
 
 
 @runtime_checkable
