@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from .config import Options
@@ -124,7 +125,9 @@ class _Exchange:
             if self._started:
                 raise
             if self._session.ended:
-                await self._manager.afinish(self._session, failed=True)
+                # Logged out means logged out; a store that fails at it has been reported.
+                with suppress(StoreUnavailable):
+                    await self._manager.afinish(self._session, failed=True)
             if not (self._store_failed or _is_store_failure(error)):
                 raise
         else:

@@ -56,6 +56,7 @@ class RowCache:
         self._entries: LRUCache[bytes, _Entry] = LRUCache(self.max_bytes, getsizeof=_size)
         self._tombstones: LRUCache[bytes, _Tombstone] = LRUCache(_TOMBSTONES)
         self._generations = [0] * _STRIPES
+        self._touching: set[bytes] = set()
 
     @property
     def enabled(self) -> bool:
@@ -105,6 +106,20 @@ class RowCache:
             entry = self._entries.get(key)
             if entry is not None and entry.row.version == row.version:
                 self._entries[key] = _Entry(row, entry.until)
+
+    def begin_touch(self, key: bytes, last_seen: int) -> bool:
+        """Whether this request is to write the touch: no other of this process does or just did."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if key in self._touching or (entry is not None and entry.row.last_seen > last_seen):
+                return False
+            self._touching.add(key)
+            return True
+
+    def end_touch(self, key: bytes) -> None:
+        """The touch is written, or has failed."""
+        with self._lock:
+            self._touching.discard(key)
 
     def bury(self, key: bytes, answer: Retired | None, seconds: float) -> None:
         """Evict for good: an ID that ended is never used again."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from . import clock
-from .errors import Contention, DuplicateKey, OutcomeUnknown
+from .errors import Contention, DuplicateKey, OutcomeUnknown, StoreUnavailable
 from .events import EventSink
-from .flows import Flow, Pause
+from .flows import Flow, Pause, T
 from .plans import Delete, Insert, Nothing, Plan, Rotate, Touch, Update
 from .records import read_nonce
 from .rows import Change, Done, Emptied, Lost, Next, RowMaker, Verdict
@@ -60,7 +62,7 @@ class Committer:
             sid_hash = hash_id(session_id)
             made = self._rows.first(change, sid_hash, state.handle_bytes)
             try:
-                row_id = yield from self._insert_once(made.row)
+                row_id = yield from _patiently(partial(self._insert_once, made.row))
             except DuplicateKey:
                 continue
             state.id = session_id
@@ -86,7 +88,7 @@ class Committer:
         new = self._rows.touched(state.row, state.header, now)
         try:
             hit = yield from self._store.touch_flow(state.row, new, now)
-        except Exception as error:
+        except StoreUnavailable as error:
             self._events.emit("store_error", state.handle, f"a touch was lost: {error}")
             return Lost("the touch failed")
         if not hit:
@@ -110,7 +112,7 @@ class Committer:
         """
         handle = state.handle
         try:
-            hit = yield from self._store.remove_flow(row, None, epoch)
+            hit = yield from _patiently(lambda: self._store.remove_flow(row, None, epoch))
         except OutcomeUnknown:
             # Whoever deleted it: if it is gone, that is what was asked for.
             left = yield from self._store.reload_flow(row.id)
@@ -194,8 +196,8 @@ class Committer:
                     return None, verdict
 
         try:
-            verdict: Verdict = yield from self._store.alter_flow(
-                loaded, decide, change.now, change.now + _RETIRED_MS
+            verdict: Verdict = yield from _patiently(
+                lambda: self._store.alter_flow(loaded, decide, change.now, change.now + _RETIRED_MS)
             )
         except OutcomeUnknown:
             current = yield from self._store.reload_flow(loaded.id)
@@ -224,3 +226,13 @@ class Committer:
         record = self._rows.records.read(row.data, sid_hash=row.sid_hash)
         state.row, state.header = row, record.header
         state.payload, state.rich = record.payload, record.rich
+
+
+def _patiently(flow: Callable[[], Flow[T]]) -> Flow[T]:
+    """Try again where other writers were in the way (a deadlock); the last refusal is raised."""
+    for attempt in range(1, _TRIES):
+        try:
+            return (yield from flow())
+        except Contention:
+            yield Pause(random.uniform(0.005, 0.02) * attempt)
+    return (yield from flow())

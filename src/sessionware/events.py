@@ -63,6 +63,10 @@ class EventSink:
         self._on_event = on_event
         self._counts: Counter[str] = Counter()
         self._last_line: dict[str, float] = {}
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In a child process: a lock that nobody holds."""
         self._lock = threading.Lock()
 
     def emit(self, kind: EventKind, handle: str | None = None, detail: str = "") -> None:

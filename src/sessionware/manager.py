@@ -6,7 +6,8 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack
 
 import anyio
@@ -132,6 +133,7 @@ class SessionManager(Operations, Directory):
 
     def after_fork(self) -> None:
         """In a child process: pools, locks, cache and threads are made anew."""
+        self.events.after_fork()
         self.store.after_fork()
         self._purger = self._new_purger()
 
@@ -257,19 +259,21 @@ class SessionManager(Operations, Directory):
 
     def finish(self, session: Session, *, failed: bool = False) -> Closing:
         """Save as the response begins, and say what it has to carry."""
-        flow = self._finish_flow(session, failed)
-        if flow is not None:
-            self.run(flow)
+        decided = self._decided(session, failed)
+        if decided is not None:
+            with _sparing_touches(decided):
+                self.run(self._carry_out(session, decided))
         return self._closing(session)
 
     async def afinish(self, session: Session, *, failed: bool = False) -> Closing:
         """Save as the response begins, and say what it has to carry."""
-        flow = self._finish_flow(session, failed)
-        if flow is not None:
-            await self.arun(flow)
+        decided = self._decided(session, failed)
+        if decided is not None:
+            with _sparing_touches(decided):
+                await self.arun(self._carry_out(session, decided))
         return self._closing(session)
 
-    def _finish_flow(self, session: Session, failed: bool) -> Flow[None] | None:
+    def _decided(self, session: Session, failed: bool) -> Decided | None:
         """None where there is nothing to do: most requests only read."""
         state = state_of(session)
         if state.failure is not None:
@@ -280,9 +284,10 @@ class SessionManager(Operations, Directory):
         if isinstance(decided.plan, Nothing):
             session.forget_intents()
             return None
-        return self._carry_out(state, session, decided)
+        return decided
 
-    def _carry_out(self, state: SessionState, session: Session, decided: Decided) -> Flow[None]:
+    def _carry_out(self, session: Session, decided: Decided) -> Flow[None]:
+        state = state_of(session)
         verdict = yield from self.committer.commit(state, decided.plan, decided.change)
         session.forget_intents()
         if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
@@ -392,6 +397,18 @@ class SessionManager(Operations, Directory):
         """Let go of connections and threads. The manager can be used again afterwards."""
         self._purger.stop()
         await self.store.aclose()
+
+
+@contextmanager
+def _sparing_touches(decided: Decided) -> Iterator[None]:
+    """A touch that a failing store loses is no reason to fail the request; the failure is
+    reported.
+    """
+    try:
+        yield
+    except StoreUnavailable:
+        if not isinstance(decided.plan, Touch):
+            raise
 
 
 def _ms(seconds: float | None) -> int | None:

@@ -44,19 +44,21 @@ class Expiry(NamedTuple):
 _DEFAULT_EXPIRY: Final = Expiry(DEFAULT, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What is known of a session besides its data; ``renewed`` is epoch milliseconds.
 
     ``nonce`` is new with each write, so that a lost commit can be told from a failed one; ``owner``
     is a hash of the user the data belongs to, ``NO_OWNER`` for none.
     """
 
-    nonce: bytes = field(repr=False)
-    handle: bytes = field(repr=False)
-    owner: bytes = field(repr=False)
+    nonce: bytes
+    handle: bytes
+    owner: bytes
     renewed: int
     expiry: Expiry
+
+    def __repr__(self) -> str:
+        return f"Header(renewed={self.renewed}, expiry={self.expiry!r})"
 
 
 @dataclass(slots=True)

@@ -36,6 +36,7 @@ class Runner(Protocol):
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
     ) -> T: ...
     def close(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 class _Flight:
@@ -96,7 +97,7 @@ class ThreadRunner:
         self._store = store
         self._timeout = timeout
         self._threads = Threads(threads, "sessionware-store")
-        weakref.finalize(self, self._threads.close)
+        self._ending = weakref.finalize(self, self._threads.close)
         self._flights = _Flights()
 
     def _submit(self, flow: Flow[T], begin: Callable[[], None] | None = None) -> Future[T]:
@@ -161,7 +162,12 @@ class ThreadRunner:
         raise _too_slow(self._timeout)
 
     def close(self) -> None:
+        """End the threads when they have worked off what is under way; they start again by use."""
         self._threads.close()
+
+    def abandon(self) -> None:
+        """In a child process: the threads are not there, and their lock may be held for ever."""
+        self._ending.detach()
 
 
 class LoopRunner:
@@ -249,6 +255,9 @@ class LoopRunner:
     def close(self) -> None:
         """Nothing to end: the tasks end with what they do."""
 
+    def abandon(self) -> None:
+        """Nothing of the parent's is touched."""
+
 
 class InlineRunner:
     """For a store that never blocks: flows run right where they are asked for."""
@@ -274,6 +283,9 @@ class InlineRunner:
 
     def close(self) -> None:
         """Nothing to end."""
+
+    def abandon(self) -> None:
+        """Nothing of the parent's is touched."""
 
 
 def runner_for(store: Any, timeout: float) -> Runner:

@@ -58,6 +58,7 @@ class CachedStore(KeyedStore):
         again = getattr(self.store, "after_fork", None)
         if again is not None:
             again()
+        self.runner.abandon()
         self.runner = runner_for(self.store, self._timeout)
 
     def run(self, flow: Flow[T], /) -> T:
@@ -162,8 +163,13 @@ class CachedStore(KeyedStore):
         return result
 
     def touch_flow(self, old: Row, new: Row, now: int) -> Flow[bool]:
-        """See ``Store.touch``."""
-        hit: bool = yield Call("touch", (old, new, now))
+        """See ``Store.touch``. Of parallel requests in this process only one writes it."""
+        if not self.cache.begin_touch(old.sid_hash, old.last_seen):
+            return False
+        try:
+            hit: bool = yield Call("touch", (old, new, now))
+        finally:
+            self.cache.end_touch(old.sid_hash)
         if hit:
             self.cache.retime(old.sid_hash, new)
         return hit

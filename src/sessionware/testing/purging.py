@@ -1,0 +1,100 @@
+"""Checks of the purge: what it deletes, how much at a time, and who may."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..stores.protocol import RETIRED, Row, Store
+from .support import HOUR, MINUTE, NOW, Checks, following, new_hash, put
+
+SPENT = {"expires_at": NOW - HOUR, "purge_after": NOW - MINUTE}
+# (expires_at, purge_after) of rows that must stay.
+KEPT = [
+    pytest.param(NOW + HOUR, NOW + HOUR + MINUTE, id="alive"),
+    pytest.param(NOW - HOUR, NOW + MINUTE, id="expired but not yet due"),
+    pytest.param(NOW + HOUR, NOW - MINUTE, id="due but alive, as after a save that moved its end"),
+    pytest.param(NOW + 1, NOW - 1, id="in its last millisecond"),
+]
+
+
+class PurgingChecks(Checks):
+    @pytest.mark.parametrize(("expires_at", "purge_after"), KEPT)
+    def test_purge_spares_what_is_not_past_both_its_times(
+        self, subject: Store, expires_at: int, purge_after: int
+    ) -> None:
+        kept = put(subject, expires_at=expires_at, purge_after=purge_after)
+        spent = put(subject, **SPENT)
+
+        assert subject.purge(NOW, 100) == 1
+
+        assert subject.reload(kept.id) == kept
+        assert subject.reload(spent.id) is None
+        assert subject.load(spent.sid_hash, NOW) is None
+
+    def test_purge_works_in_batches(self, subject: Store) -> None:
+        for _ in range(7):
+            put(subject, **SPENT)
+        alive = put(subject)
+
+        assert [subject.purge(NOW, 3) for _ in range(4)] == [3, 3, 1, 0]
+
+        assert subject.load(alive.sid_hash, NOW) == alive
+        assert subject.count(0) == 1
+
+    def test_purge_spares_a_row_that_was_renewed_after_it_had_been_due(
+        self, subject: Store
+    ) -> None:
+        row = put(subject, expires_at=NOW + 1, purge_after=NOW + 2)
+        renewed = row._replace(last_seen=NOW + 1, expires_at=NOW + HOUR)
+        assert subject.touch(row, renewed, NOW)
+
+        assert subject.purge(NOW + MINUTE, 100) == 0
+
+        assert subject.load(row.sid_hash, NOW) == renewed
+
+    def test_purge_spares_a_tombstone_that_stands(self, subject: Store) -> None:
+        old = _rotated(subject, NOW + MINUTE)
+
+        assert subject.purge(NOW + MINUTE - 1, 100) == 0
+
+        assert subject.load(old.sid_hash, NOW) is RETIRED
+
+    def test_purge_deletes_spent_tombstones_and_does_not_count_them(
+        self, no_own_clock: None, subject: Store
+    ) -> None:
+        olds = [_rotated(subject, NOW + MINUTE) for _ in range(3)]
+
+        assert subject.purge(NOW + MINUTE + 1, 100) == 0
+
+        # Before its end it would still be answered for, if it was there.
+        assert [subject.load(old.sid_hash, NOW) for old in olds] == [None] * 3
+
+    def test_the_lease_on_purging_is_held_until_its_end(self, subject: Store) -> None:
+        assert subject.claim_purge(NOW, NOW + MINUTE) is True
+        assert subject.claim_purge(NOW, NOW + HOUR) is False
+        assert subject.claim_purge(NOW + MINUTE - 1, NOW + HOUR) is False
+        # A refused claim lengthens nothing.
+        assert subject.claim_purge(NOW + MINUTE, NOW + HOUR) is True
+        assert subject.claim_purge(NOW + MINUTE, NOW + 2 * HOUR) is False
+        assert subject.claim_purge(NOW + 24 * HOUR, NOW + 25 * HOUR) is True
+
+    def test_purging_leaves_the_lease_alone(self, subject: Store) -> None:
+        assert subject.claim_purge(NOW, NOW + MINUTE)
+
+        subject.purge(NOW, 100)
+
+        assert subject.claim_purge(NOW, NOW + HOUR) is False
+        subject.purge(NOW + HOUR, 100)
+        assert subject.claim_purge(NOW + HOUR, NOW + 2 * HOUR) is True
+
+    def test_the_lease_is_no_session(self, subject: Store) -> None:
+        assert subject.claim_purge(NOW, NOW + MINUTE)
+
+        assert subject.count(0) == 0
+        assert subject.remove_all() == 0
+
+
+def _rotated(store: Store, until: int) -> Row:
+    row = put(store)
+    assert store.rotate(row, following(row, sid_hash=new_hash()), NOW, until)
+    return row

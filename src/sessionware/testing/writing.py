@@ -1,0 +1,251 @@
+"""Checks of writing in place: ``insert``, ``replace``, ``touch``, ``remove``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ..errors import DuplicateKey
+from ..stores.protocol import Row, Store
+from .support import HOUR, MINUTE, NOW, Checks, following, make_row, new_hash, put, unchanged
+
+Write = Callable[[Store, Row, Row, int], bool]
+
+
+def _replace(store: Store, old: Row, new: Row, now: int) -> bool:
+    return store.replace(old, new, now)
+
+
+def _rotate(store: Store, old: Row, new: Row, now: int) -> bool:
+    return store.rotate(old, new._replace(sid_hash=new_hash()), now, now + MINUTE)
+
+
+def _touch(store: Store, old: Row, new: Row, now: int) -> bool:
+    return store.touch(old, new, now)
+
+
+ALL = (_replace, _rotate, _touch)
+
+
+def _guard(name: str, writes: tuple[Write, ...], now: int = NOW, **old: Any) -> list[Any]:
+    return [pytest.param(w, now, old, id=f"{w.__name__[1:]}: {name}") for w in writes]
+
+
+# ``old`` changed so, or another time: and the write must not hit. The row is version 5, epoch 5.
+GUARDS = [
+    *_guard("another id", ALL, id=1_000_000),
+    *_guard("an earlier version", ALL, version=4),
+    *_guard("a later version", ALL, version=6),
+    *_guard("an earlier epoch", (_replace, _rotate), epoch=4),
+    *_guard("a later epoch", (_replace, _rotate), epoch=6),
+    *_guard("expiring this millisecond", ALL, now=NOW + HOUR),
+    *_guard("expired", ALL, now=NOW + HOUR + 1),
+    *_guard("another hash", (_touch,), sid_hash=b"another hash of thirty-two bytes"),
+]
+# (version, epoch) as asked for, of a row of version 5 and epoch 3; and whether that is its own.
+CONDITIONS = [
+    pytest.param((None, None), True, id="none"),
+    pytest.param((5, None), True, id="its version"),
+    pytest.param((None, 3), True, id="its epoch"),
+    pytest.param((5, 3), True, id="both"),
+    pytest.param((4, None), False, id="an earlier version"),
+    pytest.param((6, None), False, id="a later version"),
+    pytest.param((None, 2), False, id="an earlier epoch"),
+    pytest.param((None, 4), False, id="a later epoch"),
+    pytest.param((5, 4), False, id="its version but a later epoch"),
+    pytest.param((4, 3), False, id="its epoch but an earlier version"),
+    pytest.param((0, None), False, id="version 0"),
+    pytest.param((None, 0), False, id="epoch 0"),
+]
+
+
+class WritingChecks(Checks):
+    def test_insert_ignores_the_rows_id_and_gives_a_new_one(self, subject: Store) -> None:
+        first = put(subject)
+
+        second = put(subject, id=first.id)
+        third = put(subject, id=4_000_000_000)
+
+        assert len({first.id, second.id, third.id}) == 3
+        assert 0 < third.id < 4_000_000_000
+        for row in (first, second, third):
+            assert subject.reload(row.id) == row
+
+    def test_an_id_is_not_used_again_while_its_row_lives(self, subject: Store) -> None:
+        kept = put(subject)
+        subject.remove(put(subject))
+
+        assert put(subject).id != kept.id
+        assert subject.count(NOW) == 2
+
+    def test_insert_refuses_a_hash_that_is_taken_and_replaces_nothing(self, subject: Store) -> None:
+        row = put(subject)
+
+        with unchanged(subject, row), pytest.raises(DuplicateKey):
+            subject.insert(following(row))
+
+        assert subject.count(NOW) == 1
+
+    def test_insert_refuses_the_hash_of_an_expired_row(self, subject: Store) -> None:
+        row = put(subject, expires_at=1, purge_after=2)
+
+        with unchanged(subject, row), pytest.raises(DuplicateKey):
+            subject.insert(make_row(sid_hash=row.sid_hash))
+
+    def test_replace_writes_everything_but_the_hash_and_the_creation(self, subject: Store) -> None:
+        row, other = put(subject), put(subject)
+        new = following(row)
+
+        with unchanged(subject, other):
+            given = new._replace(sid_hash=new_hash(), created_at=NOW + 77)
+            assert subject.replace(row, given, NOW) is True
+
+        assert subject.load(row.sid_hash, NOW) == new
+        assert subject.load(given.sid_hash, NOW) is None
+        assert subject.reload(row.id) == new
+
+    @pytest.mark.parametrize("write", [_replace, _rotate], ids=["replace", "rotate"])
+    def test_a_write_can_empty_and_fill_what_is_optional(
+        self, subject: Store, write: Write
+    ) -> None:
+        full = put(subject)
+        empty = full._replace(
+            version=2, user_id=None, authenticated_at=None, ip=None, user_agent=None
+        )
+
+        assert write(subject, full, empty, NOW)
+        emptied = subject.reload(full.id)
+        assert emptied is not None
+        assert emptied == empty._replace(sid_hash=emptied.sid_hash)
+
+        assert write(subject, emptied, full._replace(version=3), NOW)
+        filled = subject.reload(full.id)
+        assert filled is not None
+        assert filled == full._replace(version=3, sid_hash=filled.sid_hash)
+
+    @pytest.mark.parametrize(("write", "now", "old"), GUARDS)
+    def test_a_write_hits_nothing_that_has_changed_or_expired(
+        self, subject: Store, write: Write, now: int, old: dict[str, Any]
+    ) -> None:
+        row = put(subject, version=5, epoch=5)
+
+        with unchanged(subject, row):
+            assert write(subject, row._replace(**old), following(row), now) is False
+
+        assert subject.count(0) == 1
+
+    @pytest.mark.parametrize("write", ALL, ids=["replace", "rotate", "touch"])
+    def test_a_write_hits_a_row_in_its_last_millisecond(self, subject: Store, write: Write) -> None:
+        row = put(subject)
+
+        assert write(subject, row, following(row), row.expires_at - 1) is True
+
+    @pytest.mark.parametrize("write", ALL, ids=["replace", "rotate", "touch"])
+    def test_a_write_never_brings_a_row_back(self, subject: Store, write: Write) -> None:
+        row = put(subject)
+        assert subject.remove(row)
+
+        assert write(subject, row, following(row), NOW) is False
+
+        assert subject.load(row.sid_hash, NOW) is None
+        assert subject.reload(row.id) is None
+        assert subject.count(0) == 0
+
+    @pytest.mark.parametrize("write", [_replace, _rotate], ids=["replace", "rotate"])
+    def test_the_second_write_over_one_version_misses(self, subject: Store, write: Write) -> None:
+        row = put(subject)
+        new = following(row)
+
+        assert write(subject, row, new, NOW) is True
+        assert write(subject, row, new._replace(data=b"late"), NOW) is False
+
+        found = subject.reload(row.id)
+        assert found is not None
+        assert found.data == new.data
+
+    def test_touch_writes_the_three_times_and_nothing_else(self, subject: Store) -> None:
+        row = put(subject)
+        new = following(row)
+
+        assert subject.touch(row, new, NOW) is True
+
+        touched = row._replace(
+            last_seen=new.last_seen, expires_at=new.expires_at, purge_after=new.purge_after
+        )
+        assert subject.load(row.sid_hash, NOW) == touched
+        assert subject.reload(row.id) == touched
+
+    def test_touch_can_shorten_a_life(self, subject: Store) -> None:
+        row = put(subject)
+
+        assert subject.touch(row, row._replace(last_seen=NOW + 1, expires_at=NOW + 2), NOW)
+
+        assert subject.count(NOW + 1) == 1
+        assert subject.count(NOW + 2) == 0
+
+    @pytest.mark.parametrize("step", [0, -1, -HOUR])
+    def test_touch_never_turns_last_seen_back(self, subject: Store, step: int) -> None:
+        row = put(subject)
+        new = row._replace(last_seen=NOW + step, expires_at=NOW + 2 * HOUR)
+
+        with unchanged(subject, row):
+            assert subject.touch(row, new, NOW) is False
+
+    def test_touch_goes_by_the_last_seen_that_is_stored(self, subject: Store) -> None:
+        """And not by that of the row that its request had read."""
+        row = put(subject)
+        later, earlier = row._replace(last_seen=NOW + 20), row._replace(last_seen=NOW + 10)
+
+        assert subject.touch(row, later, NOW) is True
+        assert subject.touch(row, earlier, NOW) is False
+
+        assert subject.load(row.sid_hash, NOW) == later
+
+    def test_a_touch_does_not_make_a_save_miss(self, subject: Store) -> None:
+        row = put(subject)
+        assert subject.touch(row, row._replace(last_seen=NOW + 1), NOW)
+
+        assert subject.replace(row, following(row), NOW) is True
+
+    @pytest.mark.parametrize("write", [_replace, _rotate], ids=["replace", "rotate"])
+    def test_a_touch_that_comes_after_a_write_misses(self, subject: Store, write: Write) -> None:
+        row = put(subject)
+        assert write(subject, row, following(row), NOW)
+        written = subject.reload(row.id)
+        assert written is not None
+
+        with unchanged(subject, written):
+            assert subject.touch(row, row._replace(last_seen=NOW + HOUR), NOW) is False
+
+    @pytest.mark.parametrize(("condition", "met"), CONDITIONS)
+    def test_remove_deletes_the_row_that_meets_its_condition(
+        self, subject: Store, condition: tuple[int | None, int | None], met: bool
+    ) -> None:
+        row, other = put(subject, version=5, epoch=3), put(subject, version=5, epoch=3)
+
+        with unchanged(subject, other):
+            assert subject.remove(row, *condition) is met
+
+        assert subject.load(row.sid_hash, NOW) == (None if met else row)
+        assert subject.reload(row.id) == (None if met else row)
+        assert subject.remove(row) is not met
+
+    def test_remove_deletes_an_expired_row(self, subject: Store) -> None:
+        row = put(subject, expires_at=1)
+
+        assert subject.remove(row) is True
+        assert subject.load(row.sid_hash, NOW) is None
+
+    def test_remove_goes_by_the_id_through_writes_and_rotation(self, subject: Store) -> None:
+        """An end that was asked for with the ID of before ends the session all the same."""
+        row = put(subject)
+        new = following(row, sid_hash=new_hash())
+        assert subject.rotate(row, new, NOW, NOW + MINUTE)
+        assert subject.load(new.sid_hash, NOW) == new
+
+        assert subject.remove(row) is True
+
+        assert subject.load(new.sid_hash, NOW) is None
+        assert subject.reload(row.id) is None
