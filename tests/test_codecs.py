@@ -19,8 +19,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sessionware.codecs import TAGS, CustomCodec, JSONCodec
+from sessionware.codecs import CustomCodec, JSONCodec
 from sessionware.errors import CorruptRecord, SerializationError
+from sessionware.tags import TAGS
 
 Point = namedtuple("Point", "x y")
 Level = IntEnum("Level", "LOW HIGH")

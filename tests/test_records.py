@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,7 +109,7 @@ def test_a_record_is_read_only_under_the_settings_it_was_written_with(
 
 def test_ciphertexts_swapped_between_two_rows_do_not_open() -> None:
     first = SEALED.write(HEADER, b'{"user":1}', False, sid_hash=ROW)
-    second = SEALED.write(replace(HEADER, nonce=b"other678"), b"{}", False, sid_hash=OTHER_ROW)
+    second = SEALED.write(HEADER._replace(nonce=b"other678"), b"{}", False, sid_hash=OTHER_ROW)
     assert corrupt(second, SEALED, ROW)
     assert corrupt(first, SEALED, OTHER_ROW)
     for row, head, body in [(ROW, first, second), (OTHER_ROW, second, first)]:
@@ -197,7 +196,7 @@ def test_any_bytes_are_a_record_or_corrupt(raw: bytes) -> None:
 )  # fmt: skip
 def test_a_header_that_could_not_be_read_back_is_not_written(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"wrong length|unknown kind"):
-        PLAIN.write(replace(HEADER, **changes), b"{}", False, sid_hash=ROW)
+        PLAIN.write(HEADER._replace(**changes), b"{}", False, sid_hash=ROW)
 
 
 def test_rich_json_of_a_custom_serializer_is_not_written() -> None:
@@ -212,5 +211,5 @@ def test_the_repr_of_a_record_shows_no_payload_nonce_or_owner() -> None:
 
 def test_no_owner_is_all_zeros() -> None:
     assert read_header(
-        PLAIN.write(replace(HEADER, owner=NO_OWNER), b"", False, sid_hash=ROW)
+        PLAIN.write(HEADER._replace(owner=NO_OWNER), b"", False, sid_hash=ROW)
     ).owner == bytes(8)
