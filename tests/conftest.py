@@ -15,6 +15,7 @@ from blockbuster import BlockBuster, BlockBusterFunction
 from starlette.testclient import TestClient
 
 from tests import services
+from tests.byhand import Clock
 from tests.services import SqlService
 
 SERVICE_FIXTURES = {"postgres_url": "postgres", "mysql_url": "mysql", "redis_url": "redis"}
@@ -67,6 +68,14 @@ def test_client_factory(
     return functools.partial(
         TestClient, backend=anyio_backend_name, backend_options=anyio_backend_options
     )
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that sessionware sees, which stands still until the test moves it."""
+    fake = Clock()
+    monkeypatch.setattr("sessionware.clock.now", fake)
+    return fake
 
 
 @pytest.fixture

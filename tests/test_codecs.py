@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from sessionware.codecs import CustomCodec, JSONCodec
 from sessionware.errors import CorruptRecord, SerializationError
-from sessionware.tags import TAGS
+from sessionware.tags import BY_KIND, TAGS
 
 Point = namedtuple("Point", "x y")
 Level = IntEnum("Level", "LOW HIGH")
@@ -385,7 +385,7 @@ def test_data_that_changes_while_it_is_saved_is_a_refusal(monkeypatch: pytest.Mo
     grown: dict[Any, Any] = {"k": (1,)}
     tag = next(tag for tag in TAGS if tag.kind is UUID)
     racing = tag._replace(pack=lambda value: grown.update({len(grown): 1}) or str(value))
-    monkeypatch.setitem(vars(sys.modules[JSONCodec.__module__])["_BY_KIND"], UUID, racing)
+    monkeypatch.setitem(BY_KIND, UUID, racing)
     grown["u"] = UUID(int=1)
     grown["z"] = 1
     with pytest.raises(SerializationError, match="another thread"):
