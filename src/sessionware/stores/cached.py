@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import clock
 from ..cache import RowCache
 from ..codecs import Codec, JSONCodec
 from ..coherence import MODES
@@ -70,10 +71,14 @@ class CachedStore(KeyedStore):
         return await self.runner.arun(flow)
 
     def fresh(self, sid_hash: bytes) -> Row | None:
-        """The cached row, where it may be served without asking the store."""
+        """The cached row, where it may be served without asking the store.
+
+        A row whose time seems to be over is read again: a peer may have touched it.
+        """
         if not self._coherence.trusts():
             return None
-        return self.cache.get(sid_hash)
+        row = self.cache.get(sid_hash)
+        return row if row is not None and row.expires_at > clock.now() else None
 
     # The store protocol. Order on a write: commit, then the cache; an unknown outcome evicts.
 
