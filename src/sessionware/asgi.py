@@ -88,6 +88,8 @@ class SessionMiddleware:
     def _has_session(self, scope: Scope) -> bool:
         """Whether an outer middleware with the same manager has loaded the session already."""
         outer = scope.get("session")
+        if _is_starlettes(outer):
+            raise ConfigurationError([_two_owners()])
         link = outer.link() if isinstance(outer, Session) else None
         if not isinstance(link, SessionState):
             return False
@@ -156,6 +158,8 @@ class _Exchange:
             self._store_failed = True
             raise
         self._started = True
+        if closing.set_cookie is not None:
+            self._manager.note_scheme(self._scope["scheme"])
         if closing.vary:
             message["headers"] = _with_session_headers(message.get("headers", ()), closing)
 
@@ -179,6 +183,8 @@ class _Exchange:
         current = self._scope.get("session")
         if current is self._session or isinstance(current, Session | None):
             return
+        if _is_starlettes(current):
+            raise ConfigurationError([_two_owners()])
         if isinstance(current, dict):
             self._session.clear()
             self._session.update(current)
@@ -216,6 +222,11 @@ def _with_session_headers(headers: Any, closing: Closing) -> list[tuple[bytes, b
         merged = ensure_no_store(merged)
         merged.append((b"set-cookie", closing.set_cookie.encode("latin-1")))
     return merged
+
+
+def _is_starlettes(session: object) -> bool:
+    """Whether Starlette's own middleware made this session: it would write ours into its cookie."""
+    return type(session).__module__ == "starlette.middleware.sessions"
 
 
 def _is_store_failure(error: Exception) -> bool:
@@ -259,6 +270,7 @@ def _two_owners() -> Finding:
     return Finding(
         "SW035",
         "session_cookie",
-        "two session middlewares with the same cookie would own request.session.",
-        "remove one, share one manager, or give them different cookie names.",
+        "two session middlewares would own request.session, or write the same cookie.",
+        "remove one (Starlette's own, if it is there), share one manager, or give two of ours "
+        "different cookie names.",
     )

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack
-
-import anyio
 
 from . import clock
 from .codecs import Codec, CustomCodec, JSONCodec
@@ -27,12 +24,12 @@ from .errors import (
     SessionTooLarge,
     StoreUnavailable,
 )
-from .events import EventSink
+from .events import EventSink, logger
 from .flows import Flow
 from .lifetimes import Lifetimes
 from .operations import Operations
 from .plans import Nothing, Touch
-from .purging import PAUSE, Purger
+from .purging import Purger, Purges
 from .records import RecordFormat
 from .rows import Lost, RowMaker, started
 from .runners import LoopRunner
@@ -69,7 +66,7 @@ class Closing(NamedTuple):
     vary: bool
 
 
-class SessionManager(Operations, Directory):
+class SessionManager(Operations, Directory, Purges):
     """The framework-free core: takes the same keywords as ``SessionMiddleware``.
 
     Building one does no I/O and raises ``ConfigurationError`` with everything that is wrong. One
@@ -119,6 +116,7 @@ class SessionManager(Operations, Directory):
         self.endings = Endings(self.rows, chosen.user_key, chosen.record_client)
         self.committer = Committer(self.store, self.rows, self.events)
         self._purger = self._new_purger()
+        self._scheme_noted = False
         _managers.add(self)
 
     def _encoded_empty(self) -> bytes:
@@ -334,41 +332,21 @@ class SessionManager(Operations, Directory):
             "it before, or call `await session.asave()` where the cookie is already there"
         )
 
+    def note_scheme(self, scheme: str) -> None:
+        """Warn once if a Secure cookie goes out on a connection that looks like plain HTTP
+        (SW039).
+        """
+        if self._scheme_noted or not self.settings.https_only:
+            return
+        self._scheme_noted = True
+        if scheme in ("http", "ws"):
+            logger.warning(
+                "SW039 https_only: the cookie is Secure, but the request came as %s. Behind a TLS "
+                "proxy, have the server trust its headers (uvicorn --proxy-headers).",
+                scheme,
+            )
+
     # Upkeep.
-
-    def claim_purge(self, seconds: float) -> bool:
-        """Take the lease on purging; False if another process has it."""
-        now = clock.now()
-        return self.run(self.store.claim_purge_flow(now, now + int(seconds * 1000)))
-
-    async def aclaim_purge(self, seconds: float) -> bool:
-        """Take the lease on purging; False if another process has it."""
-        now = clock.now()
-        return await self.arun(self.store.claim_purge_flow(now, now + int(seconds * 1000)))
-
-    def purge(self) -> int:
-        """Delete expired rows, a batch a transaction; how many there were."""
-        total = 0
-        while True:
-            batch = self.run(self.store.purge_flow(clock.now(), self._batch))
-            total += batch
-            if batch < self._batch:
-                return total
-            time.sleep(PAUSE)
-
-    async def apurge(self) -> int:
-        """Delete expired rows, a batch a transaction; how many there were."""
-        total = 0
-        while True:
-            batch = await self.arun(self.store.purge_flow(clock.now(), self._batch))
-            total += batch
-            if batch < self._batch:
-                return total
-            await anyio.sleep(PAUSE)
-
-    @property
-    def _batch(self) -> int:
-        return int(getattr(self.store.store, "purge_batch", 1000))
 
     def stats(self) -> dict[str, Any]:
         """Counters of this process: the cache's hits, misses, entries and bytes, and events by

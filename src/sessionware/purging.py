@@ -5,16 +5,68 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING
 
+import anyio
+
+from . import clock
 from .events import logger
+from .flows import Flow, T
+from .stores.cached import CachedStore
 
 if TYPE_CHECKING:
     from .manager import SessionManager
 
 # Between two batches, so that other writers come through.
-PAUSE = 0.05
+_PAUSE = 0.05
+
+
+class Purges:
+    """The part of a manager that deletes expired rows."""
+
+    store: CachedStore
+
+    def run(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
+    async def arun(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
+    def claim_purge(self, seconds: float) -> bool:
+        """Take the lease on purging; False if another process has it."""
+        now = clock.now()
+        return self.run(self.store.claim_purge_flow(now, now + int(seconds * 1000)))
+
+    async def aclaim_purge(self, seconds: float) -> bool:
+        """Take the lease on purging; False if another process has it."""
+        now = clock.now()
+        return await self.arun(self.store.claim_purge_flow(now, now + int(seconds * 1000)))
+
+    def purge(self) -> int:
+        """Delete expired rows, a batch a transaction; how many there were."""
+        total = 0
+        while True:
+            batch = self.run(self.store.purge_flow(clock.now(), self._batch))
+            total += batch
+            if batch < self._batch:
+                return total
+            time.sleep(_PAUSE)
+
+    async def apurge(self) -> int:
+        """Delete expired rows, a batch a transaction; how many there were."""
+        total = 0
+        while True:
+            batch = await self.arun(self.store.purge_flow(clock.now(), self._batch))
+            total += batch
+            if batch < self._batch:
+                return total
+            await anyio.sleep(_PAUSE)
+
+    @property
+    def _batch(self) -> int:
+        return int(getattr(self.store.store, "purge_batch", 1000))
 
 
 class Purger:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Engine, StaticPool, create_engine, event, make_url
 
 from ..errors import ConfigurationError, Finding, StoreUnavailable
+from ..events import logger
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -121,12 +123,25 @@ def create_private_file(url: URL) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
+        _check_file(path)
         return
     except OSError as error:
         reason = f"the SQLite file can't be created ({error.strerror})"
     else:
         return
     raise StoreUnavailable(reason)
+
+
+def _check_file(path: str) -> None:
+    """Warn if others on this machine can read the sessions, or replace the file (SW023)."""
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if mode & 0o077:
+        logger.warning(
+            "SW023 store: the SQLite file can be read by others (mode %o): chmod 600 it.", mode
+        )
+    folder = os.stat(os.path.dirname(os.path.abspath(path))).st_mode
+    if folder & stat.S_IWOTH:
+        logger.warning("SW023 store: the SQLite file's folder is writable by everybody: move it.")
 
 
 def _on_connect(engine: Engine, url: URL, pragmas: dict[str, str], timeout: float) -> None:

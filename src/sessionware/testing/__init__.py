@@ -12,8 +12,8 @@ pytest does the rest::
             return MyStore(tmp_path / "sessions")
 
 A store of plain methods is called from threads, a store of coroutines in an event loop of the
-suite's; the tests are the same. The suite calls ``prepare`` before each test and ``close`` after it.
-What else can be set, as attributes of the class:
+suite's; the tests are the same. ``prepare`` is called before each test and ``close`` after it. What
+else can be set, as attributes of the class:
 
 - ``asynchronous``: True to test the coroutines of a store that has both; by default its plain
   methods.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from ..stores.protocol import Row, Store
 from .support import MINUTE, NOW, Checks, following, new_hash, put
 
@@ -122,11 +120,11 @@ class UserChecks(Checks):
 
         assert subject.load(bobs.sid_hash, NOW) == bobs
 
-    @pytest.mark.parametrize("keep", [0, 1_000_000])
-    def test_an_unknown_row_to_keep_keeps_nothing(self, subject: Store, keep: int) -> None:
-        row = put(subject)
+    def test_an_unknown_row_to_keep_keeps_nothing(self, subject: Store) -> None:
+        for keep in (0, 1_000_000):
+            row = put(subject)
 
-        assert subject.remove_user("alice", keep=keep) == [row.sid_hash]
+            assert subject.remove_user("alice", keep=keep) == [row.sid_hash]
 
     def test_remove_user_gives_hashes_as_bytes(self, subject: Store) -> None:
         put(subject)

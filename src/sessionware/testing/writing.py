@@ -29,36 +29,21 @@ def _touch(store: Store, old: Row, new: Row, now: int) -> bool:
 ALL = (_replace, _rotate, _touch)
 
 
-def _guard(name: str, writes: tuple[Write, ...], now: int = NOW, **old: Any) -> list[Any]:
-    return [pytest.param(w, now, old, id=f"{w.__name__[1:]}: {name}") for w in writes]
-
-
-# ``old`` changed so, or another time: and the write must not hit. The row is version 5, epoch 5.
-GUARDS = [
-    *_guard("another id", ALL, id=1_000_000),
-    *_guard("an earlier version", ALL, version=4),
-    *_guard("a later version", ALL, version=6),
-    *_guard("an earlier epoch", (_replace, _rotate), epoch=4),
-    *_guard("a later epoch", (_replace, _rotate), epoch=6),
-    *_guard("expiring this millisecond", ALL, now=NOW + HOUR),
-    *_guard("expired", ALL, now=NOW + HOUR + 1),
-    *_guard("another hash", (_touch,), sid_hash=b"another hash of thirty-two bytes"),
-]
-# (version, epoch) as asked for, of a row of version 5 and epoch 3; and whether that is its own.
-CONDITIONS = [
-    pytest.param((None, None), True, id="none"),
-    pytest.param((5, None), True, id="its version"),
-    pytest.param((None, 3), True, id="its epoch"),
-    pytest.param((5, 3), True, id="both"),
-    pytest.param((4, None), False, id="an earlier version"),
-    pytest.param((6, None), False, id="a later version"),
-    pytest.param((None, 2), False, id="an earlier epoch"),
-    pytest.param((None, 4), False, id="a later epoch"),
-    pytest.param((5, 4), False, id="its version but a later epoch"),
-    pytest.param((4, 3), False, id="its epoch but an earlier version"),
-    pytest.param((0, None), False, id="version 0"),
-    pytest.param((None, 0), False, id="epoch 0"),
-]
+# (the writes, what is different of ``old``, the time): none of them must hit a row of version 5,
+# epoch 5, that expires at NOW + HOUR.
+GUARDS: dict[str, tuple[tuple[Write, ...], dict[str, Any], int]] = {
+    "another id": (ALL, {"id": 1_000_000}, NOW),
+    "an earlier version": (ALL, {"version": 4}, NOW),
+    "a later version": (ALL, {"version": 6}, NOW),
+    "an earlier epoch": (ALL[:2], {"epoch": 4}, NOW),
+    "a later epoch": (ALL[:2], {"epoch": 6}, NOW),
+    "expires this millisecond": (ALL, {}, NOW + HOUR),
+    "expired": (ALL, {}, NOW + HOUR + 1),
+    "another hash": ((_touch,), {"sid_hash": b"another hash of thirty-two bytes"}, NOW),
+}
+# (version, epoch) asked for, of a row of version 5 and epoch 3: met, and not.
+MET = [(None, None), (5, None), (None, 3), (5, 3)]
+UNMET = [(4, None), (6, None), (None, 2), (None, 4), (5, 4), (4, 3), (0, None), (None, 0)]
 
 
 class WritingChecks(Checks):
@@ -125,15 +110,17 @@ class WritingChecks(Checks):
         assert filled is not None
         assert filled == full._replace(version=3, sid_hash=filled.sid_hash)
 
-    @pytest.mark.parametrize(("write", "now", "old"), GUARDS)
-    def test_a_write_hits_nothing_that_has_changed_or_expired(
-        self, subject: Store, write: Write, now: int, old: dict[str, Any]
-    ) -> None:
+    def test_a_write_hits_nothing_that_has_changed_or_expired(self, subject: Store) -> None:
         row = put(subject, version=5, epoch=5)
 
         with unchanged(subject, row):
-            assert write(subject, row._replace(**old), following(row), now) is False
+            hits = {
+                (write.__name__, name): write(subject, row._replace(**old), following(row), now)
+                for name, (writes, old, now) in GUARDS.items()
+                for write in writes
+            }
 
+        assert hits == dict.fromkeys(hits, False)
         assert subject.count(0) == 1
 
     @pytest.mark.parametrize("write", ALL, ids=["replace", "rotate", "touch"])
@@ -185,13 +172,13 @@ class WritingChecks(Checks):
         assert subject.count(NOW + 1) == 1
         assert subject.count(NOW + 2) == 0
 
-    @pytest.mark.parametrize("step", [0, -1, -HOUR])
-    def test_touch_never_turns_last_seen_back(self, subject: Store, step: int) -> None:
+    def test_touch_never_turns_last_seen_back(self, subject: Store) -> None:
         row = put(subject)
-        new = row._replace(last_seen=NOW + step, expires_at=NOW + 2 * HOUR)
 
         with unchanged(subject, row):
-            assert subject.touch(row, new, NOW) is False
+            for step in (0, -1, -HOUR):
+                new = row._replace(last_seen=NOW + step, expires_at=NOW + 2 * HOUR)
+                assert subject.touch(row, new, NOW) is False
 
     def test_touch_goes_by_the_last_seen_that_is_stored(self, subject: Store) -> None:
         """And not by that of the row that its request had read."""
@@ -219,18 +206,26 @@ class WritingChecks(Checks):
         with unchanged(subject, written):
             assert subject.touch(row, row._replace(last_seen=NOW + HOUR), NOW) is False
 
-    @pytest.mark.parametrize(("condition", "met"), CONDITIONS)
-    def test_remove_deletes_the_row_that_meets_its_condition(
-        self, subject: Store, condition: tuple[int | None, int | None], met: bool
-    ) -> None:
-        row, other = put(subject, version=5, epoch=3), put(subject, version=5, epoch=3)
+    def test_remove_deletes_the_row_that_meets_its_condition(self, subject: Store) -> None:
+        other = put(subject, version=5, epoch=3)
+        for condition in MET:
+            row = put(subject, version=5, epoch=3)
 
-        with unchanged(subject, other):
-            assert subject.remove(row, *condition) is met
+            assert subject.remove(row, *condition) is True
 
-        assert subject.load(row.sid_hash, NOW) == (None if met else row)
-        assert subject.reload(row.id) == (None if met else row)
-        assert subject.remove(row) is not met
+            assert subject.load(row.sid_hash, NOW) is None
+            assert subject.reload(row.id) is None
+            assert subject.remove(row) is False
+
+        assert subject.load(other.sid_hash, NOW) == other
+
+    def test_remove_spares_a_row_that_does_not_meet_its_condition(self, subject: Store) -> None:
+        row = put(subject, version=5, epoch=3)
+
+        with unchanged(subject, row):
+            hits = {condition: subject.remove(row, *condition) for condition in UNMET}
+
+        assert hits == dict.fromkeys(UNMET, False)
 
     def test_remove_deletes_an_expired_row(self, subject: Store) -> None:
         row = put(subject, expires_at=1)
