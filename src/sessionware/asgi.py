@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from .config import Options
 from .errors import ConfigurationError, Finding, ResponseAlreadyStarted, StoreUnavailable
@@ -161,7 +162,8 @@ class _Exchange:
         if closing.set_cookie is not None:
             self._manager.note_scheme(self._scope["scheme"])
         if closing.vary:
-            message["headers"] = _with_session_headers(message.get("headers", ()), closing)
+            name = self._manager.settings.session_cookie.encode("ascii")
+            message["headers"] = _with_session_headers(message.get("headers", ()), closing, name)
 
     async def _begin_without_headers(self) -> None:
         """A refused handshake: what is stored can be changed, but no cookie reaches the browser."""
@@ -181,13 +183,13 @@ class _Exchange:
     def _take_replacement(self) -> None:
         """An application may have put a mapping of its own into ``scope["session"]``."""
         current = self._scope.get("session")
-        if current is self._session or isinstance(current, Session | None):
+        if current is self._session or not isinstance(current, dict):
             return
-        if _is_starlettes(current):
-            raise ConfigurationError([_two_owners()])
-        if isinstance(current, dict):
-            self._session.clear()
-            self._session.update(current)
+        if isinstance(current, Session) and current.link() is not None:
+            # An inner middleware with a cookie of its own put its session there.
+            return
+        self._session.clear()
+        self._session.update(current)
 
     async def _unavailable(self) -> None:
         """503 with Retry-After, in place of a response that depends on a session nobody could
@@ -216,12 +218,21 @@ class _Exchange:
         await self._send({"type": f"{prefix}http.response.body", "body": body})
 
 
-def _with_session_headers(headers: Any, closing: Closing) -> list[tuple[bytes, bytes]]:
+def _with_session_headers(
+    headers: Iterable[tuple[bytes, bytes]], closing: Closing, name: bytes
+) -> list[tuple[bytes, bytes]]:
     merged = add_vary_cookie(headers)
     if closing.set_cookie is not None:
-        merged = ensure_no_store(merged)
+        merged = [header for header in ensure_no_store(merged) if not _sets(header, name)]
         merged.append((b"set-cookie", closing.set_cookie.encode("latin-1")))
     return merged
+
+
+def _sets(header: tuple[bytes, bytes], name: bytes) -> bool:
+    """Whether a header of the application's sets our cookie: one at most may (RFC 6265bis
+    4.1.1).
+    """
+    return header[0].lower() == b"set-cookie" and header[1].partition(b"=")[0].strip() == name
 
 
 def _is_starlettes(session: object) -> bool:

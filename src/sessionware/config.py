@@ -78,7 +78,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
 
 
 class Options(TypedDict, total=False):
-    """The keyword-only settings, for ``**options: Unpack[Options]``; DESIGN.md section 2 has each.
+    """The keyword-only settings, for ``**options: Unpack[Options]``; docs/settings.md has each.
 
     Times are seconds or a ``timedelta``, sizes are bytes.
     """

@@ -139,12 +139,7 @@ class Endings:
     def _touch_due(self, state: SessionState, now: int) -> bool:
         if state.row is None or state.header is None:
             return False
-        return self._rows.lifetimes.touch_due(
-            state.header.expiry,
-            renewed=self._rows.renewed(state.header, state.row),
-            last_seen=state.row.last_seen,
-            now=now,
-        )
+        return self._rows.touch_due(state.row, state.header, now)
 
     def _change(
         self,

@@ -175,11 +175,15 @@ class RowMaker:
     ) -> Next:
         expiry = old.expiry if change.expiry is None else change.expiry
         effective = self.renewed(old, current)
-        renewed = change.new_hash is not None or expiry != old.expiry
-        renewed = renewed or self.lifetimes.renewal_due(expiry, renewed=effective, now=change.now)
-        renewed = renewed and change.may_renew
+        renewed = (
+            change.new_hash is not None
+            or expiry != old.expiry
+            or self.lifetimes.renewal_due(expiry, renewed=effective, now=change.now)
+            or (self.lifetimes.rolling and self._touch_due(expiry, effective, current, change.now))
+        )
         # With rolling lifetimes last_seen says when the cookie was last renewed.
         seen = current.last_seen if self.lifetimes.rolling and not renewed else change.now
+        renewed = renewed and change.may_renew
         row = current._replace(version=current.version + 1, last_seen=max(seen, current.last_seen))
         owner = old.owner
         if change.new_hash is not None:
@@ -231,6 +235,13 @@ class RowMaker:
         )
         row = row._replace(last_seen=now, expires_at=expires_at)
         return row._replace(purge_after=self._purge_after(row))
+
+    def touch_due(self, row: Row, header: Header, now: int) -> bool:
+        """Whether a request that changed nothing has to write the times."""
+        return self._touch_due(header.expiry, self.renewed(header, row), row, now)
+
+    def _touch_due(self, expiry: Expiry, renewed: int, row: Row, now: int) -> bool:
+        return self.lifetimes.touch_due(expiry, renewed=renewed, last_seen=row.last_seen, now=now)
 
     def renewed(self, header: Header, row: Row) -> int:
         """When the lifetime last started again."""

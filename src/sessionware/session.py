@@ -149,6 +149,7 @@ class Session(dict[Any, Any]):
 
     def __repr__(self) -> str:
         """Only the keys' number: session data does not belong into logs."""
+        self.accessed = True
         return f"<{type(self).__name__} with {dict.__len__(self)} keys>"
 
     __str__ = __repr__

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ..stores.protocol import RETIRED, Row, Store
-from .support import HOUR, MINUTE, NOW, Checks, following, new_hash, put
+from .support import HOUR, MINUTE, NOW, SPENT, Checks, following, new_hash, put
 
-SPENT = {"expires_at": NOW - HOUR, "purge_after": NOW - MINUTE}
 # (expires_at, purge_after) of rows that must stay.
 KEPT = {
     "alive": (NOW + HOUR, NOW + HOUR + MINUTE),

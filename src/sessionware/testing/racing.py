@@ -8,8 +8,7 @@ from typing import Any
 from ..errors import Contention, DuplicateKey
 from ..stores.protocol import RETIRED, Row, Store
 from .calls import together
-from .purging import SPENT
-from .support import HOUR, MINUTE, NOW, Checks, following, make_row, new_hash, put
+from .support import HOUR, MINUTE, NOW, SPENT, Checks, following, make_row, new_hash, put
 
 CALLERS = 8
 ROUNDS = 3

@@ -17,6 +17,8 @@ from .calls import caller
 NOW = 1_750_000_000_000
 MINUTE = 60_000
 HOUR = 60 * MINUTE
+# Columns of a row that the purge may delete.
+SPENT = {"expires_at": NOW - HOUR, "purge_after": NOW - MINUTE}
 
 
 def new_hash() -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 from ..errors import DuplicateKey
 from ..stores.protocol import Row, Store
-from .support import HOUR, MINUTE, NOW, Checks, following, make_row, new_hash, put, unchanged
+from .support import HOUR, MINUTE, NOW, SPENT, Checks, following, make_row, new_hash, put, unchanged
 
 Write = Callable[[Store, Row, Row, int], bool]
 
@@ -58,12 +58,33 @@ class WritingChecks(Checks):
         for row in (first, second, third):
             assert subject.reload(row.id) == row
 
-    def test_an_id_is_not_used_again_while_its_row_lives(self, subject: Store) -> None:
-        kept = put(subject)
-        subject.remove(put(subject))
+    def test_an_id_is_never_given_again(self, subject: Store) -> None:
+        """Late requests of a session that ended still know it by its id."""
+        ids = []
+        for end in (
+            subject.remove,
+            lambda _: subject.remove_all(),
+            lambda _: subject.purge(NOW, 9),
+        ):
+            row = put(subject, **SPENT)
+            ids.append(row.id)
+            end(row)
+            assert subject.reload(row.id) is None
 
-        assert put(subject).id != kept.id
-        assert subject.count(NOW) == 2
+        assert put(subject).id not in ids
+        assert len(set(ids)) == 3
+
+    @pytest.mark.parametrize("write", ALL, ids=["replace", "rotate", "touch"])
+    def test_a_late_write_of_an_ended_session_never_hits_a_new_one(
+        self, subject: Store, write: Write
+    ) -> None:
+        ended = put(subject)
+        assert subject.remove(ended)
+        new = put(subject, user_id="bob")
+
+        with unchanged(subject, new):
+            assert write(subject, ended, following(ended), NOW) is False
+            assert subject.remove(ended) is False
 
     def test_insert_refuses_a_hash_that_is_taken_and_replaces_nothing(self, subject: Store) -> None:
         row = put(subject)
