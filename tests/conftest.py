@@ -48,6 +48,10 @@ def blockbuster() -> Iterator[BlockBuster]:
         )
     for function in detector.functions.values():
         function.can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})
+    # Only relative paths ask the operating system, once an engine.
+    detector.functions["os.path.abspath"].can_block_in(
+        "/sqlalchemy/dialects/sqlite/pysqlite.py", {"create_connect_args"}
+    )
     # Starlette's own exceptions, see its tests/conftest.py.
     detector.functions["os.stat"].can_block_in("/mimetypes.py", {"init"})
     detector.functions["io.BufferedReader.read"].can_block_in(

@@ -118,6 +118,7 @@ class _Exchange:
         self._session = session
         self._send = send
         self._websocket = scope["type"] == "websocket"
+        self._cookie = manager.settings.session_cookie.encode("ascii")
         self._started = False
         self._store_failed = False
 
@@ -148,11 +149,11 @@ class _Exchange:
                 case "websocket.accept":
                     await self._begin(message, failed=False)
                 case "websocket.close":
-                    await self._begin_without_headers()
+                    await self._begin_without_headers(message)
         await self._send(message)
 
     async def _begin(self, message: Message, *, failed: bool) -> None:
-        self._take_replacement()
+        self._take_replacement(message)
         try:
             closing = await self._manager.afinish(self._session, failed=failed)
         except StoreUnavailable:
@@ -162,12 +163,13 @@ class _Exchange:
         if closing.set_cookie is not None:
             self._manager.note_scheme(self._scope["scheme"])
         if closing.vary:
-            name = self._manager.settings.session_cookie.encode("ascii")
-            message["headers"] = _with_session_headers(message.get("headers", ()), closing, name)
+            message["headers"] = _with_session_headers(
+                message.get("headers", ()), closing, self._cookie
+            )
 
-    async def _begin_without_headers(self) -> None:
+    async def _begin_without_headers(self, message: Message) -> None:
         """A refused handshake: what is stored can be changed, but no cookie reaches the browser."""
-        self._take_replacement()
+        self._take_replacement(message)
         self._started = True
         link = self._session.link()
         assert isinstance(link, SessionState)
@@ -180,10 +182,14 @@ class _Exchange:
             )
             link.sent = None
 
-    def _take_replacement(self) -> None:
+    def _take_replacement(self, message: Message) -> None:
         """An application may have put a mapping of its own into ``scope["session"]``."""
         current = self._scope.get("session")
         if current is self._session or not isinstance(current, dict):
+            return
+        if _is_starlettes(current):
+            if any(_sets(header, self._cookie) for header in message.get("headers", ())):
+                raise ConfigurationError([_two_owners()])
             return
         if isinstance(current, Session) and current.link() is not None:
             # An inner middleware with a cookie of its own put its session there.
@@ -236,7 +242,10 @@ def _sets(header: tuple[bytes, bytes], name: bytes) -> bool:
 
 
 def _is_starlettes(session: object) -> bool:
-    """Whether Starlette's own middleware made this session: it would write ours into its cookie."""
+    """Whether Starlette's own middleware made this session.
+
+    Around ours it would write our session into its cookie; inside ours it keeps one of its own.
+    """
     return type(session).__module__ == "starlette.middleware.sessions"
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from sys import getsizeof
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
 from .stores.protocol import Retired, Row
 
-# What an entry costs beside its data: the row's tuple and numbers, the key, three dict slots.
-ENTRY_OVERHEAD = 700
+# What an entry costs beside its data and texts: the row's tuple and numbers, the key, three dict
+# slots. Measured with tracemalloc: 740 to 850 bytes, 32 of them for the time of a login.
+ENTRY_OVERHEAD = 800
 _STRIPES = 4096
 _TOMBSTONES = 65_536
 
@@ -28,7 +30,12 @@ class _Tombstone(NamedTuple):
 
 
 def _size(entry: _Entry) -> int:
-    return len(entry.row.data) + ENTRY_OVERHEAD
+    row = entry.row
+    size = len(row.data) + ENTRY_OVERHEAD
+    for text in (row.user_id, row.ip, row.user_agent):
+        if text is not None:
+            size += getsizeof(text)
+    return size
 
 
 class RowCache:

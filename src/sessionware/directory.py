@@ -46,11 +46,17 @@ class Directory:
     async def arun(self, flow: Flow[T], /) -> T:
         raise NotImplementedError
 
+    def _rows_of(self, user_id: Any) -> Flow[list[Row]]:
+        """None is nobody, and has no sessions."""
+        if user_id is None:
+            return []
+        return (yield from self.store.user_rows_flow(user_name(user_id), clock.now()))
+
     def list_sessions_flow(
         self, user_id: Any, current: Session | None = None
     ) -> Flow[list[SessionInfo]]:
         """The live sessions of a user, latest seen first; ``current`` marks the one given."""
-        rows = yield from self.store.user_rows_flow(user_name(user_id), clock.now())
+        rows = yield from self._rows_of(user_id)
         own = None if current is None else state_of(current).row
         listed = []
         for row in rows:
@@ -65,7 +71,7 @@ class Directory:
 
         The user must be named, so that a handle from a form can't end somebody else's session.
         """
-        rows = yield from self.store.user_rows_flow(user_name(user_id), clock.now())
+        rows = yield from self._rows_of(user_id)
         for row in rows:
             if _handle(row) == handle:
                 removed = yield from self.store.remove_flow(row)
@@ -78,6 +84,8 @@ class Directory:
         """End every session of a user, but ``keep`` where given; how many were ended."""
         kept: SessionState | None = None if keep is None else state_of(keep)
         kept_id = None if kept is None or kept.row is None else kept.row.id
+        if user_id is None:
+            return 0
         hashes = yield from self.store.remove_user_flow(user_name(user_id), kept_id)
         for _ in hashes:
             self.events.emit("ended", None, "revoked with all of the user's")

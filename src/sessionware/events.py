@@ -92,7 +92,9 @@ class EventSink:
             try:
                 self._on_event(SessionEvent(kind, handle, detail))
             except Exception as error:
-                logger.error("on_event raised %s", type(error).__name__)
+                # As often as the event itself: one line a second and kind.
+                if due:
+                    logger.error("on_event raised %s", type(error).__name__)
 
     def counts(self) -> dict[str, int]:
         """How often each kind has happened in this process."""

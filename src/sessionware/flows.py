@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import closing
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import anyio
@@ -57,19 +58,21 @@ async def adrive(flow: Flow[T], store: object) -> T:
     """
     answer: Any = None
     error: Exception | None = None
-    while True:
-        try:
-            wanted = flow.send(answer) if error is None else flow.throw(error)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        answer, error = None, None
-        try:
-            if isinstance(wanted, Pause):
-                await anyio.sleep(wanted.seconds)
-            else:
-                answer = await getattr(store, "a" + wanted.method)(*wanted.args)
-        except Exception as raised:
-            error = raised
+    # Closed at once if it is cancelled: what it cleans up can't wait for the garbage collection.
+    with closing(flow):
+        while True:
+            try:
+                wanted = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            answer, error = None, None
+            try:
+                if isinstance(wanted, Pause):
+                    await anyio.sleep(wanted.seconds)
+                else:
+                    answer = await getattr(store, "a" + wanted.method)(*wanted.args)
+            except Exception as raised:
+                error = raised
 
 
 class RunsFlows(Protocol):

@@ -13,6 +13,8 @@ DEFAULT_EXPIRY = Expiry(DEFAULT, 0)
 UNBOUNDED_LIFETIME = 14 * 24 * 3600 * 1000
 TOUCH_FLOOR = 60_000
 _LONGEST_PURGE_STEP = 3_600_000
+# RFC 6265bis 5.5: browsers cap a cookie's lifetime at 400 days.
+_LONGEST_COOKIE = 34_560_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Lifetimes:
             # Starlette's max_age of 0 or less, said as it was given.
             return self.max_age // 1000
         remaining = self._limit(expiry, renewed, started) - now
-        return max(0, -(-remaining // 1000))
+        return max(0, min(-(-remaining // 1000), _LONGEST_COOKIE))
 
     def _interval(self, span: int) -> int:
         return min(max(TOUCH_FLOOR, span // 10), span // 2)

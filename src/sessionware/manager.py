@@ -396,7 +396,11 @@ def _ms(seconds: float | None) -> int | None:
 def _fields(cookie_header: str | bytes | None) -> list[bytes]:
     if cookie_header is None:
         return []
-    raw = cookie_header.encode("latin-1") if isinstance(cookie_header, str) else cookie_header
+    raw = (
+        cookie_header.encode("latin-1", "replace")
+        if isinstance(cookie_header, str)
+        else cookie_header
+    )
     return [raw]
 
 

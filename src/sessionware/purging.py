@@ -73,10 +73,12 @@ class Purger:
     """Purges now and then for as long as the manager is in use. An error is logged and survived."""
 
     def __init__(self, manager: SessionManager, interval: float | None, in_loop: bool) -> None:
-        self._manager = weakref.ref(manager)
+        self._stop = threading.Event()
+        # A manager that is dropped without shutdown() leaves no thread behind.
+        self._manager = weakref.ref(manager, lambda _: self._stop.set())
         self._interval = interval or 0.0
         self._in_loop = in_loop
-        self._stop = threading.Event()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -87,10 +89,13 @@ class Purger:
         if self._in_loop:
             self._start_task()
             return
-        self._thread = threading.Thread(
-            target=self._run, args=(self._stop,), name="sessionware-purge", daemon=True
-        )
-        self._thread.start()
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._thread = threading.Thread(
+                target=self._run, args=(self._stop,), name="sessionware-purge", daemon=True
+            )
+            self._thread.start()
 
     def _start_task(self) -> None:
         if self._task is not None and not self._task.done():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import Future, wait
 from typing import Any, Protocol, TypeVar
 
@@ -208,11 +208,18 @@ class LoopRunner:
 
     def run(self, flow: Flow[T], /) -> T:
         """From a worker thread of the event loop only (a ``def`` endpoint)."""
+        begun = False
+
+        async def work() -> T:
+            nonlocal begun
+            begun = True
+            return await self.arun(flow)
+
         if not in_event_loop():
             try:
-                return anyio.from_thread.run(self.arun, flow)
-            except RuntimeError as error:
-                if "worker thread" not in str(error):
+                return anyio.from_thread.run(work)
+            except RuntimeError:
+                if begun:
                     raise
         raise ConfigurationError([_async_only()])
 
@@ -259,17 +266,33 @@ class LoopRunner:
         """Nothing of the parent's is touched."""
 
 
+class _Awaited:
+    """A store of plain methods as one of coroutines."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        method = getattr(self._store, name.removeprefix("a"))
+
+        async def call(*args: Any) -> Any:
+            return method(*args)
+
+        return call
+
+
 class InlineRunner:
     """For a store that never blocks: flows run right where they are asked for."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
+        self._awaited = _Awaited(store)
 
     def run(self, flow: Flow[T], /) -> T:
         return drive(flow, self._store)
 
     async def arun(self, flow: Flow[T], /) -> T:
-        return drive(flow, self._store)
+        return await adrive(flow, self._awaited)
 
     def run_shared(
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
@@ -279,7 +302,7 @@ class InlineRunner:
     async def arun_shared(
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
     ) -> T:
-        return drive(flow(), self._store)
+        return await adrive(flow(), self._awaited)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -12,6 +12,20 @@ T = TypeVar("T")
 _Job = tuple["Future[Any]", Callable[[], Any]]
 
 
+class _Crew:
+    """The threads that share a queue, until they are told to end.
+
+    ``unclaimed``: jobs that were submitted, less the threads that were free for one since. Counted
+    when a thread becomes free and not when it takes a job, or a job could wait behind a long one
+    that a thread is just about to begin.
+    """
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self.count = 0
+        self.unclaimed = 0
+
+
 class Threads:
     """At most ``limit`` threads, started as work comes in.
 
@@ -22,33 +36,30 @@ class Threads:
     def __init__(self, limit: int, name: str) -> None:
         self._limit = limit
         self._name = name
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._count = 0
-        self._idle = 0
+        self._crew = _Crew()
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have a thread run the job; its outcome is the future's."""
         future: Future[T] = Future()
         with self._lock:
-            self._queue.put((future, job))
-            wanted = self._idle < self._queue.qsize() and self._count < self._limit
+            crew = self._crew
+            crew.queue.put((future, job))
+            crew.unclaimed += 1
+            wanted = crew.unclaimed > 0 and crew.count < self._limit
             if wanted:
-                self._count += 1
+                crew.count += 1
         if wanted:
-            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+            threading.Thread(target=self._work, args=(crew,), name=self._name, daemon=True).start()
         return future
 
-    def _work(self) -> None:
+    def _work(self, crew: _Crew) -> None:
         while True:
             with self._lock:
-                self._idle += 1
-            taken = self._queue.get()
-            with self._lock:
-                self._idle -= 1
-                if taken is None:
-                    self._count -= 1
-                    return
+                crew.unclaimed -= 1
+            taken = crew.queue.get()
+            if taken is None:
+                return
             future, job = taken
             # Names of the last job would keep its data alive until the next one.
             del taken
@@ -65,6 +76,7 @@ class Threads:
     def close(self) -> None:
         """End the threads when they have worked off what was submitted."""
         with self._lock:
-            count = self._count
-        for _ in range(count):
-            self._queue.put(None)
+            # What is submitted from here on is for threads of its own.
+            crew, self._crew = self._crew, _Crew()
+        for _ in range(crew.count):
+            crew.queue.put(None)

@@ -11,6 +11,8 @@ from .codecs import JSONCodec
 from .errors import SerializationError
 
 _LONGEST = 255
+# How names begin that we make ourselves: nobody may choose one that stands for somebody else.
+_OURS = ("sha256:", "=", "~")
 _codec = JSONCodec()
 
 
@@ -30,12 +32,16 @@ def user_name(value: Any) -> str:
 
     The same for the session's value and for the argument of ``list_sessions`` and ``revoke_user``.
     """
-    text = value if isinstance(value, str) else None
-    if text is None:
+    own = False
+    if isinstance(value, str):
+        text, own = value, value.startswith(_OURS)
+    elif type(value) in (int, UUID):
+        text = str(value)
+    else:
         try:
-            text = str(value) if type(value) in (int, UUID) else _codec.fingerprint(value).decode()
+            text = _codec.fingerprint(value).decode()
         except SerializationError:
             text = str(value)
-    if len(text) <= _LONGEST and text.isprintable():
+    if len(text) <= _LONGEST and text.isprintable() and not own:
         return text
     return "sha256:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

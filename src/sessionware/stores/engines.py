@@ -134,7 +134,10 @@ def create_private_file(url: URL) -> None:
 
 def _check_file(path: str) -> None:
     """Warn if others on this machine can read the sessions, or replace the file (SW023)."""
-    mode = stat.S_IMODE(os.stat(path).st_mode)
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        return
+    mode = stat.S_IMODE(mode)
     if mode & 0o077:
         logger.warning(
             "SW023 store: the SQLite file can be read by others (mode %o): chmod 600 it.", mode

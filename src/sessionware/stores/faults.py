@@ -42,6 +42,42 @@ def connection_is_stale(error: DBAPIError) -> bool:
     return sqlstate(error) in _STALE_STATES or _number(error) in _STALE_NUMBERS
 
 
+def table_is_missing(error: Exception) -> bool:
+    """Whether a table is not there (any more)."""
+    if not isinstance(error, DBAPIError):
+        return False
+    lost = sqlstate(error) == "42P01" or _number(error) == 1146
+    return lost or "no such table" in str(error.orig)
+
+
+# Words of a driver's message -> what they say, without what else the message may hold.
+_HINTS = {
+    "refused": "connection refused",
+    "authentication failed": "wrong user or password",
+    "Access denied": "wrong user or password",
+    "does not exist": "no such database or user",
+    "Unknown database": "no such database",
+    "unable to open": "the file can't be opened",
+    "translate host name": "unknown host",
+    "timeout": "no answer in time",
+    "timed out": "no answer in time",
+}
+
+
+def _why(error: DBAPIError) -> str:
+    """The driver's words for it as far as they are known to hold no data."""
+    parts = [type(error.orig).__name__]
+    state = sqlstate(error)
+    if state:
+        parts.append(f"SQLSTATE {state}")
+    name = getattr(error.orig, "sqlite_errorname", None)
+    if isinstance(name, str):
+        parts.append(name)
+    text = str(error.orig)
+    parts.extend(dict.fromkeys(hint for words, hint in _HINTS.items() if words in text))
+    return ", ".join(parts)
+
+
 def translate(error: Exception) -> Exception:
     """The error of ours that says what ``error`` means; ``error`` itself if it is none of the
     store's.
@@ -55,11 +91,13 @@ def translate(error: Exception) -> Exception:
             return StoreUnavailable(f"SQLAlchemy refused ({type(error).__name__})")
         return error
     state = sqlstate(error)
-    name = type(error.orig).__name__ + (f", SQLSTATE {state}" if state else "")
+    name = _why(error)
     if error.connection_invalidated:
         return OutcomeUnknown(f"the database connection was lost ({name})")
     if state in _CONTENTION_STATES or _number(error) in _CONTENTION_NUMBERS:
         return Contention(f"other writers were in the way ({name})")
     if isinstance(error, OperationalError | InterfaceError) and error.statement is None:
         return StoreUnavailable(f"the database can't be reached ({name})")
+    if table_is_missing(error):
+        return StoreUnavailable(f"a table of the sessions is missing ({name})")
     return StoreUnavailable(f"the database refused ({name})")

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import StoreUnavailable
 from .engines import create_private_file, is_memory, make_engine
-from .faults import connection_is_stale, translate
+from .faults import connection_is_stale, table_is_missing, translate
 from .schema import Schema
 from .scripts import Scripts
 
@@ -129,6 +129,9 @@ class SQLStore(SQLBase):
                 result: T = self._once(script, reading, *args, **kwargs)
                 return result
         except Exception as error:
+            if table_is_missing(error):
+                # Dropped under us: the next use makes it again, or says what to do.
+                self._prepared = False
             failure = translate(error)
         # Raised outside the handler: the driver's error, which may hold data, is no context of
         # ours.

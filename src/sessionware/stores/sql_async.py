@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..errors import ConfigurationError, Finding
 from .engines import create_private_file, is_memory, make_async_engine
-from .faults import connection_is_stale, translate
+from .faults import connection_is_stale, table_is_missing, translate
 from .scripts import Scripts
 from .sql import READS, P, Script, SQLBase, T
 
@@ -101,6 +101,9 @@ class AsyncSQLStore(SQLBase):
                 result: T = await self._once(script, reading, *args, **kwargs)
                 return result
         except Exception as error:
+            if table_is_missing(error):
+                # Dropped under us: the next use makes it again, or says what to do.
+                self._prepared = False
             failure = translate(error)
         raise failure
 
