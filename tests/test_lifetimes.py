@@ -195,7 +195,7 @@ def test_the_purge_mark_is_never_early_and_at_most_a_step_late(
     seen = created + age
     ends = seen + left
     mark = Lifetimes(WEEK).purge_after(created_at=created, last_seen=seen, expires_at=ends)
-    step = min(max(1000, left // 10), HOUR)
+    step = min(max(1000, left // 2), DAY)
     assert ends <= mark < ends + step
     assert (mark - created) % step == 0
 
@@ -206,7 +206,7 @@ def test_touches_within_a_step_do_not_move_the_purge_mark() -> None:
     marks = {
         lifetimes.purge_after(created_at=NOON, last_seen=now, expires_at=now + HOUR) for now in seen
     }
-    assert len(marks) == 11, "sixty touches in an hour cross ten steps"
+    assert len(marks) == 3, "sixty touches in an hour cross two steps"
 
 
 KINDS: list[tuple[Any, Expiry]] = [

@@ -38,23 +38,34 @@ class Counting:
             raise RuntimeError("hunter2")
         return self.free
 
-    def purge(self) -> int:
+    def purge(self, *, exact: bool) -> int:
+        assert not exact
         self.purges += 1
         return 0
 
     async def aclaim_purge(self, seconds: float) -> bool:
         return self.claim_purge(seconds)
 
-    async def apurge(self) -> int:
-        return self.purge()
+    async def apurge(self, *, exact: bool) -> int:
+        return self.purge(exact=exact)
 
 
 def purger_of(manager: Any, interval: float | None = 0.01, *, in_loop: bool = False) -> Purger:
     return Purger(manager, interval, in_loop)
 
 
+EARLIER: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def threads_of_this_test() -> None:
+    """Managers of other tests may still be alive, and their threads with them."""
+    EARLIER.clear()
+    EARLIER.update(threading.enumerate())
+
+
 def purge_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == NAME]
+    return [each for each in threading.enumerate() if each.name == NAME and each not in EARLIER]
 
 
 def wait_until_no_thread_is_left() -> None:
@@ -107,7 +118,8 @@ class TestThread:
         assert "hunter2" not in caplog.text
 
     def test_starting_often_starts_one_daemon(self) -> None:
-        purger = purger_of(Counting(), 600)
+        manager = Counting()
+        purger = purger_of(manager, 600)
         for _ in range(5):
             purger.start()
         (thread,) = purge_threads()
@@ -118,7 +130,8 @@ class TestThread:
     def test_starting_from_many_threads_at_once_starts_one(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        purger = purger_of(Counting(), 600)
+        manager = Counting()
+        purger = purger_of(manager, 600)
         barrier = threading.Barrier(4)
         made = threading.Thread
 
@@ -250,11 +263,11 @@ class Batches(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits: list[int] = []
+        self.asked: list[tuple[int, bool]] = []
 
-    def purge(self, now: int, limit: int) -> int:
-        self.limits.append(limit)
-        return super().purge(now, limit)
+    def purge(self, now: int, limit: int, exact: bool = False) -> int:
+        self.asked.append((limit, exact))
+        return super().purge(now, limit, exact)
 
 
 @pytest.fixture
@@ -277,10 +290,10 @@ class TestByHand:
         assert purged(manager, how) == 0
         living = Visitor(manager)
         living.visit(storing(a=1))
-        clock.tick(1 + 60)
-        manager.store.store.limits.clear()
+        clock.tick(1)
+        manager.store.store.asked.clear()
         assert purged(manager, how) == 5
-        assert manager.store.store.limits == [2, 2, 2]
+        assert manager.store.store.asked == [(2, False), (2, False), (2, False), (2, True)]
         assert living.content() == {"a": 1}
         assert purged(manager, how) == 0
 
@@ -318,8 +331,8 @@ class Telling(MemoryStore):
         super().__init__()
         self.gone = threading.Event()
 
-    def purge(self, now: int, limit: int) -> int:
-        purged = super().purge(now, limit)
+    def purge(self, now: int, limit: int, exact: bool = False) -> int:
+        purged = super().purge(now, limit, exact)
         if purged:
             self.gone.set()
         return purged

@@ -389,14 +389,14 @@ class TestTimes:
         header, marks = read_header(row.data), []
         for minute in range(0, 600):
             row = maker.touched(row, header, NOON + minute * MINUTE)
-            assert row.expires_at <= row.purge_after <= row.expires_at + 6 * MINUTE
+            assert row.expires_at <= row.purge_after <= row.expires_at + 30 * MINUTE
             marks.append(row.purge_after)
-        assert len(set(marks)) <= 101
+        assert len(set(marks)) <= 21
 
     def test_a_shorter_expiry_brings_the_purge_mark_forward(self) -> None:
         change = written_by(BASE, expiry=Expiry(SECONDS, MINUTE))
         row = following(change, LOADED).row
-        assert row.expires_at <= row.purge_after <= row.expires_at + 6_000
+        assert row.expires_at <= row.purge_after <= row.expires_at + 30_000
 
 
 def test_no_repr_shows_data_or_ids() -> None:

@@ -161,7 +161,7 @@ class _Exchange:
             raise
         self._started = True
         if closing.set_cookie is not None:
-            self._manager.note_scheme(self._scope["scheme"])
+            self._manager.note_scheme(self._scope.get("scheme", "http"))
         if closing.vary:
             message["headers"] = _with_session_headers(
                 message.get("headers", ()), closing, self._cookie

@@ -62,6 +62,7 @@ class RowCache:
         self._lock = threading.Lock()
         self._entries: LRUCache[bytes, _Entry] = LRUCache(self.max_bytes, getsizeof=_size)
         self._tombstones: LRUCache[bytes, _Tombstone] = LRUCache(_TOMBSTONES)
+        self._ended: LRUCache[int, bool] = LRUCache(_TOMBSTONES)
         self._generations = [0] * _STRIPES
         self._touching: set[bytes] = set()
 
@@ -74,7 +75,7 @@ class RowCache:
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
-                if self._timer() < entry.until:
+                if self._timer() < entry.until and entry.row.id not in self._ended:
                     self.hits += 1
                     return entry.row
                 del self._entries[key]
@@ -135,6 +136,11 @@ class RowCache:
             self._entries.pop(key, None)
             self._tombstones[key] = _Tombstone(answer, self._timer() + seconds)
 
+    def end(self, row_id: int) -> None:
+        """Serve and keep this row no more, whatever its key: a rotation may be under way."""
+        with self._lock:
+            self._ended[row_id] = True
+
     def unbury(self, key: bytes) -> None:
         """Let a key be used again."""
         with self._lock:
@@ -168,7 +174,7 @@ class RowCache:
             return int(self._entries.currsize)
 
     def _put(self, key: bytes, row: Row) -> bool:
-        if not self.enabled:
+        if not self.enabled or row.id in self._ended:
             return False
         entry = _Entry(row, self._timer() + self.ttl)
         if _size(entry) > self.max_bytes:

@@ -152,10 +152,12 @@ class Endings:
         now: int,
     ) -> Change:
         fresh = state.row is None or session.ended
-        login = isinstance(decided, Rotate) and decided.login
+        # Without a user_key only the application can say that somebody has logged in.
+        proven = session.reauthenticated and not self._user_key
+        login = proven or (isinstance(decided, Rotate) and decided.login)
         if fresh:
             after = user_of(session, self._user_key)
-            login = after is not None
+            login = proven or after is not None
         barrier = getattr(decided, "barrier", False)
         return Change(
             nonce=os.urandom(NONCE_BYTES),

@@ -12,7 +12,7 @@ DEFAULT_EXPIRY = Expiry(DEFAULT, 0)
 # How long a row lives when neither max_age nor a timeout says so (``max_age=None``): 14 days.
 UNBOUNDED_LIFETIME = 14 * 24 * 3600 * 1000
 TOUCH_FLOOR = 60_000
-_LONGEST_PURGE_STEP = 3_600_000
+_LONGEST_PURGE_STEP = 24 * 3_600_000
 # RFC 6265bis 5.5: browsers cap a cookie's lifetime at 400 days.
 _LONGEST_COOKIE = 34_560_000
 
@@ -85,7 +85,7 @@ class Lifetimes:
 
         The steps of different sessions are offset, so that they are not all rewritten at one time.
         """
-        step = min(max(1000, (expires_at - last_seen) // 10), _LONGEST_PURGE_STEP)
+        step = min(max(1000, (expires_at - last_seen) // 2), _LONGEST_PURGE_STEP)
         offset = created_at % step
         return -(-(expires_at - offset) // step) * step + offset
 

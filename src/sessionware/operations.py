@@ -53,6 +53,8 @@ class Operations:
         session.forget_intents()
         if isinstance(verdict, Next | Done):
             self._refresh(state, session)
+        elif state.sent is not None:
+            state.sent = state.payload
 
     def take_flow(self, session: Session, key: Any, default: Any) -> Flow[Any]:
         """Read and delete in the database; see ``Session.take``."""

@@ -7,11 +7,14 @@ import random
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 
 from . import clock
+from .errors import StoreUnavailable
 from .events import logger
 from .flows import Flow, T
 from .stores.cached import CachedStore
@@ -44,29 +47,49 @@ class Purges:
         now = clock.now()
         return await self.arun(self.store.claim_purge_flow(now, now + int(seconds * 1000)))
 
-    def purge(self) -> int:
-        """Delete expired rows, a batch a transaction; how many there were."""
-        total = 0
-        while True:
-            batch = self.run(self.store.purge_flow(clock.now(), self._batch))
-            total += batch
-            if batch < self._batch:
-                return total
-            time.sleep(_PAUSE)
+    def purge(self, *, exact: bool = True) -> int:
+        """Delete expired rows, a batch a transaction; how many there were.
 
-    async def apurge(self) -> int:
-        """Delete expired rows, a batch a transaction; how many there were."""
+        The index finds each row some time after its end. ``exact`` then looks through the whole
+        table for what has expired just now, as far as ``store_timeout`` lets it.
+        """
         total = 0
-        while True:
-            batch = await self.arun(self.store.purge_flow(clock.now(), self._batch))
-            total += batch
-            if batch < self._batch:
-                return total
-            await anyio.sleep(_PAUSE)
+        for whole in (False, True)[: 1 + exact]:
+            batch = self._batch
+            while batch == self._batch:
+                with _as_far_as_it_goes(whole):
+                    batch = 0
+                    batch = self.run(self.store.purge_flow(clock.now(), self._batch, whole))
+                total += batch
+                time.sleep(_PAUSE if batch == self._batch else 0)
+        return total
+
+    async def apurge(self, *, exact: bool = True) -> int:
+        """Delete expired rows, a batch a transaction; see ``purge``."""
+        total = 0
+        for whole in (False, True)[: 1 + exact]:
+            batch = self._batch
+            while batch == self._batch:
+                with _as_far_as_it_goes(whole):
+                    batch = 0
+                    batch = await self.arun(self.store.purge_flow(clock.now(), self._batch, whole))
+                total += batch
+                await anyio.sleep(_PAUSE if batch == self._batch else 0)
+        return total
 
     @property
     def _batch(self) -> int:
         return int(getattr(self.store.store, "purge_batch", 1000))
+
+
+@contextmanager
+def _as_far_as_it_goes(whole: bool) -> Iterator[None]:
+    """Reading a whole large table may take too long: what the index found is gone all the same."""
+    try:
+        yield
+    except StoreUnavailable:
+        if not whole:
+            raise
 
 
 class Purger:
@@ -119,7 +142,7 @@ class Purger:
                 return
             try:
                 if manager.claim_purge(self._lease()):
-                    manager.purge()
+                    manager.purge(exact=False)
             except Exception as error:
                 logger.warning("the purge failed, and is tried again: %s", type(error).__name__)
             del manager
@@ -132,7 +155,7 @@ class Purger:
                 return
             try:
                 if await manager.aclaim_purge(self._lease()):
-                    await manager.apurge()
+                    await manager.apurge(exact=False)
             except Exception as error:
                 logger.warning("the purge failed, and is tried again: %s", type(error).__name__)
             del manager

@@ -375,7 +375,17 @@ class NoSession(Session):
     __slots__ = ()
 
     def mark_modified(self) -> None:
-        raise RuntimeError("this path has no session: it is listed under the setting `exclude`")
+        raise self._excluded()
+
+    def rotate(self, *, authenticated: bool = False) -> None:
+        raise self._excluded()
+
+    def _bound(self) -> SessionLink:
+        raise self._excluded()
+
+    @staticmethod
+    def _excluded() -> RuntimeError:
+        return RuntimeError("this path has no session: it is listed under the setting `exclude`")
 
 
 def check_expiry(value: ExpiryArgument) -> None:

@@ -140,7 +140,8 @@ class CachedStore(KeyedStore):
             hit = yield Call("replace", (old, new, now))
         finally:
             if hit:
-                self.cache.settle(old.sid_hash, token, new)
+                kept = new._replace(sid_hash=old.sid_hash, created_at=old.created_at)
+                self.cache.settle(old.sid_hash, token, kept)
             else:
                 self.cache.invalidate(old.sid_hash)
         return hit
@@ -154,7 +155,7 @@ class CachedStore(KeyedStore):
         finally:
             if hit:
                 self.cache.bury(old.sid_hash, RETIRED, (retired_until - now) / 1000)
-                self.cache.settle(new.sid_hash, token, new)
+                self.cache.settle(new.sid_hash, token, new._replace(created_at=old.created_at))
             else:
                 self.cache.invalidate(old.sid_hash)
         return hit
@@ -176,7 +177,10 @@ class CachedStore(KeyedStore):
         finally:
             self.cache.end_touch(old.sid_hash)
         if hit:
-            self.cache.retime(old.sid_hash, new)
+            times = {
+                name: getattr(new, name) for name in ("last_seen", "expires_at", "purge_after")
+            }
+            self.cache.retime(old.sid_hash, old._replace(**times))
         return hit
 
     def remove_flow(
@@ -188,6 +192,7 @@ class CachedStore(KeyedStore):
             hit = yield Call("remove", (row, version, epoch))
         finally:
             if hit:
+                self.cache.end(row.id)
                 self.cache.bury(row.sid_hash, None, TOMBSTONE_SECONDS)
             else:
                 self.cache.invalidate(row.sid_hash)
@@ -228,9 +233,9 @@ class CachedStore(KeyedStore):
         answer: bool = yield Call("claim_purge", (now, until))
         return answer
 
-    def purge_flow(self, now: int, limit: int) -> Flow[int]:
+    def purge_flow(self, now: int, limit: int, exact: bool = False) -> Flow[int]:
         """See ``Store.purge``; what it deletes has expired, and no cached row outlives that."""
-        answer: int = yield Call("purge", (now, limit))
+        answer: int = yield Call("purge", (now, limit, exact))
         return answer
 
     prepare, aprepare = twins(prepare_flow)

@@ -65,7 +65,9 @@ class MemoryStore:
             current = self._guarded(old, now)
             if current is None:
                 return False
-            self._rows[old.id] = new._replace(id=old.id, sid_hash=current.sid_hash)
+            self._rows[old.id] = new._replace(
+                id=old.id, sid_hash=current.sid_hash, created_at=current.created_at
+            )
             return True
 
     def _guarded(self, old: Row, now: int) -> Row | None:
@@ -90,7 +92,7 @@ class MemoryStore:
             del self._ids[current.sid_hash]
             self._ids[new.sid_hash] = current.id
             self._retired[current.sid_hash] = retired_until
-        self._rows[current.id] = new._replace(id=current.id)
+        self._rows[current.id] = new._replace(id=current.id, created_at=current.created_at)
 
     def alter(self, row: Row, decide: Decision, now: int, retired_until: int) -> Any:
         with self._lock:
@@ -156,12 +158,12 @@ class MemoryStore:
             self._purge_lease = until
             return True
 
-    def purge(self, now: int, limit: int) -> int:
+    def purge(self, now: int, limit: int, exact: bool = False) -> int:
         with self._lock:
             spent = [
                 row
                 for row in self._rows.values()
-                if row.purge_after <= now and row.expires_at <= now
+                if row.expires_at <= now and (exact or row.purge_after <= now)
             ][:limit]
             for row in spent:
                 self.remove(row)

@@ -63,6 +63,8 @@ class Schema:
             Column("user_agent", String(255)),
             UniqueConstraint("sid_hash", name=f"{name}_sid_hash_key"),
             postgresql_with={"fillfactor": 75},
+            # A late writer of a deleted row must not find a newer row under its id.
+            sqlite_autoincrement=True,
             **_MYSQL,
             **_MARIADB,
         )

@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql import Executable
@@ -227,10 +237,13 @@ class Scripts:
             return False
         return True
 
-    def purge(self, connection: Connection, now: int, limit: int) -> int:
+    def purge(self, connection: Connection, now: int, limit: int, exact: bool = False) -> int:
         sessions = self.schema.sessions.c
-        spent = and_(sessions.purge_after <= now, sessions.expires_at <= now)
-        candidates = select(sessions.id).where(spent).order_by(sessions.purge_after).limit(limit)
+        spent: ColumnElement[bool] = sessions.expires_at <= now
+        order: ColumnElement[int] = sessions.id
+        if not exact:
+            spent, order = and_(spent, sessions.purge_after <= now), sessions.purge_after
+        candidates = select(sessions.id).where(spent).order_by(order).limit(limit)
         ids = sorted(connection.execute(candidates).scalars())
         deleted = self._delete_ids(connection, ids, spent)
         retired = self.schema.retired.c

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy import URL, Connection, Engine, StaticPool, make_url
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import StoreUnavailable
+from ..errors import ConfigurationError, Finding, StoreUnavailable
 from .engines import create_private_file, is_memory, make_engine
 from .faults import connection_is_stale, table_is_missing, translate
 from .schema import Schema
@@ -66,6 +66,7 @@ class SQLStore(SQLBase):
 
     def __init__(self, database: str | URL | Engine, **options: Any) -> None:
         super().__init__(**options)
+        refuse_one_connection(database)
         self._given = database if isinstance(database, Engine) else None
         self._url = database.url if isinstance(database, Engine) else make_url(database)
         self._engine: Engine | None = None
@@ -185,6 +186,24 @@ class SQLStore(SQLBase):
                 self._engine = self._disposal = None
             # A memory database is empty after this.
             self._prepared = self._prepared and not is_memory(self._url)
+
+
+def refuse_one_connection(database: Any) -> None:
+    """An application's engine on a ``StaticPool``: our commits would be those of its
+    transactions.
+    """
+    if isinstance(getattr(database, "pool", None), StaticPool):
+        raise ConfigurationError(
+            [
+                Finding(
+                    "SW022",
+                    "store",
+                    "this engine has one connection for everybody: our commits would commit the "
+                    "application's transactions.",
+                    "give a URL, or an engine whose pool has several connections.",
+                )
+            ]
+        )
 
 
 class _Held:

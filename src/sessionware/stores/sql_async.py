@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, Finding
 from .engines import create_private_file, is_memory, make_async_engine
 from .faults import connection_is_stale, table_is_missing, translate
 from .scripts import Scripts
-from .sql import READS, P, Script, SQLBase, T
+from .sql import READS, P, Script, SQLBase, T, refuse_one_connection
 
 
 def _awaited(
@@ -36,6 +36,7 @@ class AsyncSQLStore(SQLBase):
 
     def __init__(self, database: str | URL | AsyncEngine, **options: Any) -> None:
         super().__init__(**options)
+        refuse_one_connection(database)
         self._given = database if isinstance(database, AsyncEngine) else None
         self._url = database.url if isinstance(database, AsyncEngine) else make_url(database)
         self._engine: AsyncEngine | None = None

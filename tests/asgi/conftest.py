@@ -1,0 +1,51 @@
+"""Fixtures for the rules of a session's life, on asyncio and on trio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sessionware import SessionEvent, SessionManager
+from tests.apps import SECRET
+from tests.asgi.site import Site, Visitor
+
+
+@pytest.fixture
+def make_manager() -> Iterator[Callable[..., SessionManager]]:
+    """Makes managers of the default store, a SQLite file in the test's own folder."""
+    made: list[SessionManager] = []
+
+    def make(**settings: Any) -> SessionManager:
+        chosen: dict[str, Any] = {"secret_key": SECRET, "purge_interval": None, **settings}
+        manager = SessionManager(**chosen)
+        made.append(manager)
+        return manager
+
+    yield make
+    for manager in made:
+        manager.shutdown()
+
+
+@pytest.fixture
+def make_site(make_manager: Callable[..., SessionManager]) -> Callable[..., Site]:
+    """Makes sites with the settings given."""
+
+    def make(**settings: Any) -> Site:
+        events: list[SessionEvent] = []
+        return Site(make_manager(on_event=events.append, **settings), events)
+
+    return make
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A site with the default settings."""
+    return make_site()
+
+
+@pytest.fixture
+def browser(site: Site) -> Visitor:
+    """A browser without a cookie on ``site``."""
+    return site.browser()
