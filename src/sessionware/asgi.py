@@ -6,8 +6,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from .config import Options
-from .errors import ConfigurationError, Finding, ResponseAlreadyStarted, StoreUnavailable
+from .config import DEFAULTS, Options
+from .errors import (
+    ConfigurationError,
+    Finding,
+    ResponseAlreadyStarted,
+    SessionGone,
+    StoreUnavailable,
+)
 from .events import logger
 from .headers import add_vary_cookie, ensure_no_store
 from .manager import Closing, SessionManager
@@ -59,7 +65,19 @@ class SessionMiddleware:
                 partitioned=partitioned,
                 **options,
             )
-        elif secret_key is not None or options:
+        elif options or any(
+            given != DEFAULTS.get(name)
+            for name, given in (
+                ("secret_key", secret_key),
+                ("session_cookie", session_cookie),
+                ("max_age", max_age),
+                ("path", path),
+                ("same_site", same_site),
+                ("https_only", https_only),
+                ("domain", domain),
+                ("partitioned", partitioned),
+            )
+        ):
             raise ConfigurationError([_two_sources()])
         self.manager = manager
         self._exclude = manager.settings.exclude
@@ -174,8 +192,13 @@ class _Exchange:
         link = self._session.link()
         assert isinstance(link, SessionState)
         link.started = True
+        if link.failure is not None or not self._session.accessed:
+            return
         try:
             await self._manager.asave(self._session)
+        except SessionGone:
+            # Dropped quietly, as in a response; the event was emitted.
+            link.sent = None
         except ResponseAlreadyStarted:
             logger.warning(
                 "a refused WebSocket handshake can't start a session: its changes are lost"
@@ -272,9 +295,14 @@ def _client(scope: Scope) -> tuple[str | None, str | None]:
     client = scope.get("client")
     agent = next((value for name, value in scope["headers"] if name == b"user-agent"), None)
     return (
-        str(client[0])[:45] if client else None,
-        None if agent is None else agent.decode("latin-1")[:255],
+        _printable(str(client[0]))[:45] if client else None,
+        None if agent is None else _printable(agent.decode("latin-1"))[:255],
     )
+
+
+def _printable(text: str) -> str:
+    """Without what a database, or who looks at a device list, could choke on."""
+    return "".join(character for character in text if character.isprintable())
 
 
 def _two_sources() -> Finding:

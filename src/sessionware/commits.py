@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from . import clock
 from .errors import Contention, DuplicateKey, OutcomeUnknown, StoreUnavailable
@@ -22,6 +22,13 @@ from .tokens import hash_id, new_id
 
 _TRIES = 3
 _RETIRED_MS = int(TOMBSTONE_SECONDS * 1000)
+
+
+class _Unsure(NamedTuple):
+    """A try whose answer was lost: from which version, and what it would have made."""
+
+    version: int
+    tried: Next | Emptied
 
 
 class Committer:
@@ -57,7 +64,7 @@ class Committer:
 
     def _insert(self, state: SessionState, change: Change) -> Flow[Verdict]:
         """Make the row; its ID is ours alone, so a key that is taken only asks for another ID."""
-        while True:
+        for _ in range(_TRIES):
             session_id = new_id()
             sid_hash = hash_id(session_id)
             made = self._rows.first(change, sid_hash, state.handle_bytes)
@@ -70,6 +77,7 @@ class Committer:
             state.cookie = CookieDue.SET
             self._events.emit("created", state.handle)
             return made
+        raise _refused()
 
     def _insert_once(self, row: Row) -> Flow[int]:
         try:
@@ -130,7 +138,7 @@ class Committer:
         return Emptied()
 
     def _rotate(self, state: SessionState, change: Change) -> Flow[Verdict]:
-        while True:
+        for _ in range(_TRIES):
             session_id = new_id()
             rotating = replace(change, new_hash=hash_id(session_id))
             try:
@@ -142,6 +150,7 @@ class Committer:
                 state.cookie = CookieDue.SET
                 self._events.emit("rotated", state.handle)
             return verdict
+        raise _refused()
 
     def write(self, state: SessionState, change: Change) -> Flow[Verdict]:
         """Write a change under the version check: merge and try again, at last under a row lock."""
@@ -150,20 +159,16 @@ class Committer:
         current: Row | None = loaded
         if change.edit is not None:
             current = yield from self._store.reload_flow(loaded.id)
-        unsure: int | None = None
+        unsure: _Unsure | None = None
         for attempt in range(_TRIES):
-            verdict = self._rows.following(change, loaded, current)
-            if not isinstance(verdict, Next | Emptied):
+            verdict = self._following(change, loaded, current, unsure)
+            if not isinstance(verdict, Next | Emptied) or current is None:
                 return self._settle(state, change, verdict)
-            assert current is not None
-            if unsure is not None and change.edit is not None and unsure != current.version:
-                raise OutcomeUnknown("it can't be told whether the change was made")
-            unsure = None
             try:
                 if (yield from self._attempt(verdict, current, change.now)):
                     return self._settle(state, change, verdict)
             except OutcomeUnknown:
-                unsure = current.version
+                unsure = _Unsure(current.version, verdict)
             except Contention:
                 pass
             else:
@@ -171,7 +176,24 @@ class Committer:
             if attempt:
                 yield Pause(random.uniform(0.001, 0.01) * attempt)
             current = yield from self._store.reload_flow(loaded.id)
-        return (yield from self._write_locked(state, change, loaded))
+        return (yield from self._write_locked(state, change, loaded, unsure))
+
+    def _following(
+        self, change: Change, loaded: Row, current: Row | None, unsure: _Unsure | None
+    ) -> Verdict:
+        """The row that follows, where the answer to an earlier try may have been lost."""
+        verdict = self._rows.following(change, loaded, current)
+        if unsure is None:
+            return verdict
+        if change.edit is None:
+            # Whoever deleted it: if it is gone, that is what was asked for.
+            asked = current is None and isinstance(unsure.tried, Emptied)
+            return unsure.tried if asked else verdict
+        if current is not None and current.version == unsure.version:
+            return verdict
+        if isinstance(verdict, Done) and read_nonce(verdict.row.data) == change.nonce:
+            return replace(verdict, result=unsure.tried.result)
+        raise OutcomeUnknown("it can't be told whether the change was made")
 
     def _attempt(self, verdict: Next | Emptied, current: Row, now: int) -> Flow[bool]:
         if isinstance(verdict, Emptied):
@@ -184,9 +206,14 @@ class Committer:
             return (yield from self._store.rotate_flow(current, verdict.row, now, until))
         return (yield from self._store.replace_flow(current, verdict.row, now))
 
-    def _write_locked(self, state: SessionState, change: Change, loaded: Row) -> Flow[Verdict]:
+    def _write_locked(
+        self, state: SessionState, change: Change, loaded: Row, unsure: _Unsure | None
+    ) -> Flow[Verdict]:
+        made: Verdict | None = None
+
         def decide(current: Row | None) -> tuple[Row | Literal["delete"] | None, Any]:
-            verdict = self._rows.following(change, loaded, current)
+            nonlocal made
+            made = verdict = self._following(change, loaded, current, unsure)
             match verdict:
                 case Next():
                     return verdict.row, verdict
@@ -203,7 +230,7 @@ class Committer:
             current = yield from self._store.reload_flow(loaded.id)
             if current is None or read_nonce(current.data) != change.nonce:
                 raise
-            verdict = Done(current)
+            verdict = Done(current, getattr(made, "result", None))
         return self._settle(state, change, verdict)
 
     def _settle(self, state: SessionState, change: Change, verdict: Verdict) -> Verdict:
@@ -226,6 +253,11 @@ class Committer:
         record = self._rows.records.read(row.data, sid_hash=row.sid_hash)
         state.row, state.header = row, record.header
         state.payload, state.rich = record.payload, record.rich
+
+
+def _refused() -> StoreUnavailable:
+    """An ID of 256 random bits is not taken three times over."""
+    return StoreUnavailable("the database refuses new rows: is there a constraint of your own?")
 
 
 def _patiently(flow: Callable[[], Flow[T]]) -> Flow[T]:

@@ -30,7 +30,7 @@ _logged_lock = threading.Lock()
 
 # What MEDIUMBLOB, the column on MySQL, holds.
 _LARGEST_SESSION = 16 * 1024 * 1024
-_TABLE_NAME = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,47}")
+_TABLE_NAME = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,46}")
 # The extra of each tested kind of database, with the drivers that it brings.
 _EXTRAS = {
     "sqlite": ("aiosqlite", "sqlite+aiosqlite"),
@@ -308,7 +308,7 @@ def _coherence(report: Report, value: object) -> Literal["validate", "bounded"]:
 def _table_name(report: Report, value: object) -> str:
     if isinstance(value, str) and _TABLE_NAME.fullmatch(value):
         return value
-    message = "it must be a plain SQL name of at most 48 characters, a schema before it allowed."
+    message = "it must be a plain SQL name of at most 47 characters, a schema before it allowed."
     fix = 'pass ASCII letters, digits and _, such as "sessions" or "auth.sessions".'
     report.refuse("SW042", "table_name", message, fix)
     return "sessions"

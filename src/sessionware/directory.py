@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from . import clock
-from .errors import CorruptRecord
+from .errors import CorruptRecord, OutcomeUnknown
 from .events import EventSink
 from .flows import Flow, T, twins
 from .records import read_header
@@ -74,7 +76,7 @@ class Directory:
         rows = yield from self._rows_of(user_id)
         for row in rows:
             if _handle(row) == handle:
-                removed = yield from self.store.remove_flow(row)
+                removed = yield from _once_more(partial(self.store.remove_flow, row))
                 if removed:
                     self.events.emit("ended", handle, "revoked")
                 return removed
@@ -86,14 +88,15 @@ class Directory:
         kept_id = None if kept is None or kept.row is None else kept.row.id
         if user_id is None:
             return 0
-        hashes = yield from self.store.remove_user_flow(user_name(user_id), kept_id)
+        name = user_name(user_id)
+        hashes = yield from _once_more(lambda: self.store.remove_user_flow(name, kept_id))
         for _ in hashes:
             self.events.emit("ended", None, "revoked with all of the user's")
         return len(hashes)
 
     def revoke_all_flow(self) -> Flow[int]:
         """End every session of everybody; how many there were."""
-        removed = yield from self.store.remove_all_flow()
+        removed = yield from _once_more(self.store.remove_all_flow)
         self.events.emit("ended", None, f"all {removed} sessions were revoked")
         return removed
 
@@ -101,6 +104,15 @@ class Directory:
     revoke, arevoke = twins(revoke_flow)
     revoke_user, arevoke_user = twins(revoke_user_flow)
     revoke_all, arevoke_all = twins(revoke_all_flow)
+
+
+def _once_more(flow: Callable[[], Flow[T]]) -> Flow[T]:
+    """Ending what has ended already does no harm, so a lost answer is asked for again."""
+    try:
+        return (yield from flow())
+    except OutcomeUnknown:
+        pass
+    return (yield from flow())
 
 
 def _handle(row: Row) -> str | None:

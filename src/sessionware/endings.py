@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .lifetimes import DEFAULT_EXPIRY, as_expiry
@@ -20,10 +20,10 @@ from .users import user_of
 class Content:
     """A session's content as it would be stored, and how it differs from what is stored."""
 
-    payload: bytes
+    payload: bytes = field(repr=False)
     rich: bool
     empty: bool
-    delta: Delta
+    delta: Delta = field(repr=False)
     changed: bool
 
 
@@ -33,7 +33,7 @@ class Decided:
 
     plan: Plan
     change: Change | None = None
-    payload: bytes | None = None
+    payload: bytes | None = field(default=None, repr=False)
 
 
 class Endings:
@@ -41,7 +41,7 @@ class Endings:
 
     def __init__(self, rows: RowMaker, user_key: tuple[str, ...], record_client: bool) -> None:
         self._rows = rows
-        self._user_key = user_key
+        self.user_key = user_key
         self._record_client = record_client
 
     def decide(
@@ -56,8 +56,8 @@ class Endings:
         content = self.content(state, session)
         before = None if state.row is None else state.row.user_id
         after = before
-        if (content.changed or session.cleared) and self._user_key:
-            after = user_of(session, self._user_key)
+        if (content.changed or session.cleared) and self.user_key:
+            after = user_of(session, self.user_key)
         switched = self._switched(state, session, before, after)
         if switched:
             drop_unwritten(session)
@@ -110,7 +110,9 @@ class Endings:
             return Content(payload, rich, empty, delta, changed=False)
         base = self._rows.codec.decode(state.payload, state.rich)
         mine = dict(dict.items(session))
-        fingerprint = self._rows.codec.fingerprint
+        # A custom serializer may write the same value in other bytes each time.
+        custom = self._rows.codec.custom
+        fingerprint = (lambda value: value) if custom else self._rows.codec.fingerprint
         real = diff(base, mine, fingerprint)
         delta = Delta(real.written | (session.written & mine.keys()), real.deleted)
         return Content(payload, rich, empty, delta, changed=bool(real))
@@ -153,10 +155,10 @@ class Endings:
     ) -> Change:
         fresh = state.row is None or session.ended
         # Without a user_key only the application can say that somebody has logged in.
-        proven = session.reauthenticated and not self._user_key
+        proven = session.reauthenticated and not self.user_key
         login = proven or (isinstance(decided, Rotate) and decided.login)
         if fresh:
-            after = user_of(session, self._user_key)
+            after = user_of(session, self.user_key)
             login = proven or after is not None
         barrier = getattr(decided, "barrier", False)
         return Change(

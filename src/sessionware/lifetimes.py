@@ -15,6 +15,8 @@ TOUCH_FLOOR = 60_000
 _LONGEST_PURGE_STEP = 24 * 3_600_000
 # RFC 6265bis 5.5: browsers cap a cookie's lifetime at 400 days.
 _LONGEST_COOKIE = 34_560_000
+# The year 9000: what every database and ``datetime`` can hold.
+_LATEST = 221_845_305_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ def as_expiry(value: ExpiryArgument) -> Expiry:
     if value is None:
         return DEFAULT_EXPIRY
     if isinstance(value, datetime):
-        return Expiry(UNTIL, int(value.timestamp() * 1000))
+        return Expiry(UNTIL, min(int(value.timestamp() * 1000), _LATEST))
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if seconds == 0:
         return Expiry(BROWSER, 0)
-    return Expiry(SECONDS, max(1, int(seconds * 1000)))
+    return Expiry(SECONDS, min(max(1, int(seconds * 1000)), _LATEST // 2))

@@ -31,10 +31,10 @@ from .operations import Operations
 from .plans import Nothing, Touch
 from .purging import Purger, Purges
 from .records import RecordFormat
-from .rows import Lost, RowMaker, started
+from .rows import Lost, RowMaker, Verdict, started
 from .runners import LoopRunner
 from .session import Session
-from .states import CookieDue, SessionState, state_of
+from .states import CookieDue, SessionState, attempting, state_of
 from .stores import open_store
 from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
@@ -64,6 +64,9 @@ class Closing(NamedTuple):
 
     set_cookie: str | None
     vary: bool
+
+    def __repr__(self) -> str:
+        return f"Closing(set_cookie={self.set_cookie is not None}, vary={self.vary})"
 
 
 class SessionManager(Operations, Directory, Purges):
@@ -259,16 +262,20 @@ class SessionManager(Operations, Directory, Purges):
         """Save as the response begins, and say what it has to carry."""
         decided = self._decided(session, failed)
         if decided is not None:
-            with _sparing_touches(decided):
-                self.run(self._carry_out(session, decided))
+            work = state_of(session).fork()
+            with _sparing_touches(decided), attempting(session):
+                verdict = self.run(self.committer.commit(work, decided.plan, decided.change))
+                _adopt(session, work, decided, verdict)
         return self._closing(session)
 
     async def afinish(self, session: Session, *, failed: bool = False) -> Closing:
         """Save as the response begins, and say what it has to carry."""
         decided = self._decided(session, failed)
         if decided is not None:
-            with _sparing_touches(decided):
-                await self.arun(self._carry_out(session, decided))
+            work = state_of(session).fork()
+            with _sparing_touches(decided), attempting(session):
+                flow = self.committer.commit(work, decided.plan, decided.change)
+                _adopt(session, work, decided, await self.arun(flow))
         return self._closing(session)
 
     def _decided(self, session: Session, failed: bool) -> Decided | None:
@@ -283,13 +290,6 @@ class SessionManager(Operations, Directory, Purges):
             session.forget_intents()
             return None
         return decided
-
-    def _carry_out(self, session: Session, decided: Decided) -> Flow[None]:
-        state = state_of(session)
-        verdict = yield from self.committer.commit(state, decided.plan, decided.change)
-        session.forget_intents()
-        if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
-            state.sent = None
 
     def _closing(self, session: Session) -> Closing:
         state = state_of(session)
@@ -387,6 +387,14 @@ def _sparing_touches(decided: Decided) -> Iterator[None]:
     except StoreUnavailable:
         if not isinstance(decided.plan, Touch):
             raise
+
+
+def _adopt(session: Session, work: SessionState, decided: Decided, verdict: Verdict) -> None:
+    state = state_of(session)
+    state.adopt(work)
+    if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
+        # What was dropped differs from what is stored, and that is no late change.
+        state.sent = None
 
 
 def _ms(seconds: float | None) -> int | None:

@@ -23,7 +23,7 @@ class Delta:
 def diff(
     base: Mapping[Any, Any],
     mine: Mapping[Any, Any],
-    fingerprint: Callable[[Any], bytes],
+    fingerprint: Callable[[Any], Any],
     assigned: Collection[Any] = (),
 ) -> Delta:
     """What turned ``base`` into ``mine``, nested changes included.

@@ -8,16 +8,18 @@ from typing import Any
 from . import clock
 from .codecs import Codec
 from .commits import Committer
-from .endings import Endings, refill
+from .endings import Decided, Endings, refill
 from .errors import ResponseAlreadyStarted, SessionGone
 from .flows import Flow, T, twins
-from .merging import Delta, merge
+from .merging import Delta, diff, merge
 from .plans import Nothing, Touch, takes_cookie
 from .records import NONCE_BYTES
-from .rows import Change, Done, Edit, Emptied, Lost, Next, RowMaker
+from .rows import Change, Done, Edit, Emptied, Lost, Next, RowMaker, Verdict
 from .session import Session
-from .states import SessionState, state_of
+from .states import SessionState, attempting, state_of
 from .stores.cached import CachedStore
+
+_RAISE: Any = object()
 
 
 class Operations:
@@ -35,118 +37,157 @@ class Operations:
     async def arun(self, flow: Flow[T], /) -> T:
         raise NotImplementedError
 
-    def save_flow(self, session: Session) -> Flow[None]:
+    def save(self, session: Session) -> None:
         """Commit now; see ``Session.save``."""
+        decided = self._decided_save(session)
+        if decided is not None:
+            work = state_of(session).fork()
+            with attempting(session):
+                verdict = self.run(self.committer.commit(work, decided.plan, decided.change))
+                self._saved(session, work, decided, verdict)
+
+    async def asave(self, session: Session) -> None:
+        """Commit now; see ``Session.save``."""
+        decided = self._decided_save(session)
+        if decided is not None:
+            work = state_of(session).fork()
+            with attempting(session):
+                flow = self.committer.commit(work, decided.plan, decided.change)
+                self._saved(session, work, decided, await self.arun(flow))
+
+    def _decided_save(self, session: Session) -> Decided | None:
         state = self._usable(session)
         decided = self.endings.decide(state, session, clock.now())
         if isinstance(decided.plan, Nothing):
             if not state.savable and dict.__len__(session):
                 raise SessionGone("this request came with an ID that was rotated away")
-            return
+            return None
         if state.started and takes_cookie(decided.plan):
             raise ResponseAlreadyStarted(
                 "this save needs a Set-Cookie, and the response has begun already"
             )
-        verdict = yield from self.committer.commit(state, decided.plan, decided.change)
+        return decided
+
+    def _saved(
+        self, session: Session, work: SessionState, decided: Decided, verdict: Verdict
+    ) -> None:
+        """Show the application what a merge brought in, and keep what it changed meanwhile."""
+        state = state_of(session)
         if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
             raise SessionGone(verdict.reason)
-        session.forget_intents()
-        if isinstance(verdict, Next | Done):
-            self._refresh(state, session)
-        elif state.sent is not None:
+        state.adopt(work)
+        if decided.payload is not None and work.payload != decided.payload:
+            rich = work.rich if decided.change is None else decided.change.rich
+            base = self.codec.decode(decided.payload, rich)
+            mine = dict(dict.items(session))
+            stored = self.codec.decode(work.payload, work.rich)
+            refill(session, merge(diff(base, mine, self.codec.fingerprint), mine, stored))
+        if state.sent is not None:
             state.sent = state.payload
 
-    def take_flow(self, session: Session, key: Any, default: Any) -> Flow[Any]:
+    def take(self, session: Session, key: Any, default: Any) -> Any:
         """Read and delete in the database; see ``Session.take``."""
+        return self._edit(session, key, _removal(key, default), default)
 
-        def edit(content: dict[Any, Any]) -> tuple[bool, Any]:
-            return key in content, content.pop(key, default)
+    async def atake(self, session: Session, key: Any, default: Any) -> Any:
+        """Read and delete in the database; see ``Session.take``."""
+        return await self._aedit(session, key, _removal(key, default), default)
 
-        return (yield from self._edit(session, key, edit, default))
-
-    def incr_flow(self, session: Session, key: Any, amount: int | float) -> Flow[int | float]:
+    def incr(self, session: Session, key: Any, amount: int | float) -> int | float:
         """Add in the database; see ``Session.incr``."""
-
-        def edit(content: dict[Any, Any]) -> tuple[bool, Any]:
-            value = content.get(key, 0)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"the value under {key!r} is not a number")
-            content[key] = value + amount
-            return True, content[key]
-
-        total: int | float = yield from self._edit(session, key, edit, None)
+        total: int | float = self._edit(session, key, _addition(key, amount))
         return total
 
-    def _edit(self, session: Session, key: Any, edit: Edit, gone: Any) -> Flow[Any]:
-        """Apply an edit to the content as it is in the database, and to the application's dict."""
-        state = self._usable(session)
+    async def aincr(self, session: Session, key: Any, amount: int | float) -> int | float:
+        """Add in the database; see ``Session.incr``."""
+        total: int | float = await self._aedit(session, key, _addition(key, amount))
+        return total
+
+    def _edit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
+        state = self._editable(session, key)
         if state.row is None or session.cleared:
-            return self._edit_unstored(session, key, edit)
-        own = self.endings.content(state, session)
-        change = Change(
-            nonce=os.urandom(NONCE_BYTES),
-            now=clock.now(),
-            edit=edit,
-            may_renew=False,
-        )
-        verdict = yield from self.committer.write(state, change)
+            return _edit_unstored(session, key, edit)
+        work = state.fork()
+        verdict = self.run(self.committer.write(work, _edit_change(state, edit)))
+        return self._edited(session, key, work, verdict, gone)
+
+    async def _aedit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
+        state = self._editable(session, key)
+        if state.row is None or session.cleared:
+            return _edit_unstored(session, key, edit)
+        work = state.fork()
+        verdict = await self.arun(self.committer.write(work, _edit_change(state, edit)))
+        return self._edited(session, key, work, verdict, gone)
+
+    def _editable(self, session: Session, key: Any) -> SessionState:
+        if key in self.endings.user_key:
+            raise ValueError("who is logged in changes with a rotation: assign or delete the key")
+        return self._usable(session)
+
+    def _edited(
+        self, session: Session, key: Any, work: SessionState, verdict: Verdict, gone: Any
+    ) -> Any:
+        """The request's own unsaved keys over what the store holds; but not the key just edited."""
         if isinstance(verdict, Lost):
-            if gone is None:
+            if gone is _RAISE:
                 raise SessionGone(verdict.reason)
             return gone
-        if isinstance(verdict, Emptied):
-            self._rebase(state, session, {}, own.delta, key)
-            return verdict.result
+        state = state_of(session)
+        delta = self.endings.content(state, session).delta
+        state.adopt(work)
         stored = self.codec.decode(state.payload, state.rich)
-        self._rebase(state, session, stored, own.delta, key)
-        return verdict.result
-
-    def _edit_unstored(self, session: Session, key: Any, edit: Edit) -> Any:
-        content = dict(dict.items(session))
-        edited, result = edit(content)
-        if edited:
-            session.mark_modified()
-            session.written.add(key)
-            refill(session, content)
-        return result
-
-    def _rebase(
-        self,
-        state: SessionState,
-        session: Session,
-        stored: dict[Any, Any],
-        delta: Delta,
-        key: Any,
-    ) -> None:
-        """The request's own unsaved keys over what the store holds; but not the key just edited."""
-        mine = dict(dict.items(session))
         own = Delta(delta.written - {key}, delta.deleted - {key})
         session.written.discard(key)
-        session.mark_accessed()
-        refill(session, merge(own, mine, stored))
-        state.sent = None if state.sent is None else self.rows.encode(stored)[0]
+        refill(session, merge(own, dict(dict.items(session)), stored))
+        if state.sent is not None:
+            state.sent = state.payload
+        return verdict.result if isinstance(verdict, Next | Emptied | Done) else None
 
     def revalidate_flow(self, session: Session) -> Flow[bool]:
         """Whether the row still stands; see ``Session.revalidate``."""
-        state = self._usable(session)
-        row = state.row
+        row = self._usable(session).row
         if row is None:
             return False
         stamp = yield from self.store.stamp_flow(row.sid_hash)
-        return stamp is not None and stamp.epoch == row.epoch and stamp.expires_at > clock.now()
+        return stamp is not None and stamp.id == row.id and stamp.expires_at > clock.now()
 
-    save, asave = twins(save_flow)
-    take, atake = twins(take_flow)
-    incr, aincr = twins(incr_flow)
     revalidate, arevalidate = twins(revalidate_flow)
 
     def _usable(self, session: Session) -> SessionState:
         session.mark_accessed()
         return state_of(session)
 
-    def _refresh(self, state: SessionState, session: Session) -> None:
-        """Show the application what a merge brought in, without replacing the objects it holds."""
-        payload, rich = self.codec.encode(session)
-        if (payload, rich) != (state.payload, state.rich):
-            refill(session, self.codec.decode(state.payload, state.rich))
-        state.sent = None if state.sent is None else state.payload
+
+def _removal(key: Any, default: Any) -> Edit:
+    def edit(content: dict[Any, Any]) -> tuple[bool, Any]:
+        return key in content, content.pop(key, default)
+
+    return edit
+
+
+def _addition(key: Any, amount: int | float) -> Edit:
+    def edit(content: dict[Any, Any]) -> tuple[bool, Any]:
+        value = content.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"the value under {key!r} is not a number")
+        content[key] = value + amount
+        return True, content[key]
+
+    return edit
+
+
+def _edit_change(state: SessionState, edit: Edit) -> Change:
+    return Change(
+        nonce=os.urandom(NONCE_BYTES), now=clock.now(), edit=edit, may_renew=not state.started
+    )
+
+
+def _edit_unstored(session: Session, key: Any, edit: Edit) -> Any:
+    """What has no row yet, or is to be replaced, is edited where it is."""
+    content = dict(dict.items(session))
+    edited, result = edit(content)
+    if edited:
+        session.mark_modified()
+        session.written.add(key)
+        refill(session, content)
+    return result

@@ -93,7 +93,8 @@ def plan(ending: Ending) -> Plan:
     if ending.ended:
         return Delete(ended=True, insert=not ending.empty)
     if ending.empty and ending.changed:
-        return Delete(barrier=ending.cleared)
+        barrier = ending.cleared or ending.user_before != ending.user_after
+        return Delete(barrier=barrier)
     user_changed = ending.user_before != ending.user_after
     if user_changed or ending.rotation:
         login = ending.user_after is not None and (user_changed or ending.reauthenticated)

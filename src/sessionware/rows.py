@@ -130,6 +130,8 @@ class RowMaker:
         try:
             if read_nonce(current.data) == change.nonce:
                 return Done(current)
+            if current.created_at != loaded.created_at:
+                return Lost("the session had ended, and its id was used again")
             if current.expires_at <= change.now:
                 return Lost("the session had expired")
             if current.epoch != loaded.epoch:
@@ -185,22 +187,22 @@ class RowMaker:
         seen = current.last_seen if self.lifetimes.rolling and not renewed else change.now
         renewed = renewed and change.may_renew
         row = current._replace(version=current.version + 1, last_seen=max(seen, current.last_seen))
-        owner = old.owner
         if change.new_hash is not None:
             row = row._replace(sid_hash=change.new_hash)
         if change.new_hash is not None or change.barrier:
             row = row._replace(epoch=current.epoch + 1)
         if change.user_changed:
             row = row._replace(user_id=change.user_id, authenticated_at=None)
-            owner = owner_of(change.user_id) if change.user_id is not None else owner
         if change.login:
             row = row._replace(authenticated_at=change.now)
             if change.client is not None:
                 row = row._replace(ip=change.client[0], user_agent=change.client[1])
+        # What is kept over a logout remains the data of who logged out.
+        kept = row.user_id is None and not change.barrier
         header = Header(
             nonce=change.nonce,
             handle=old.handle,
-            owner=owner,
+            owner=old.owner if kept else owner_of(row.user_id),
             renewed=change.now if renewed else effective,
             expiry=expiry,
         )

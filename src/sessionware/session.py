@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from .errors import ReauthenticationRequired
 
@@ -34,6 +34,19 @@ class SessionLink(Protocol):
     async def aincr(self, session: Session, key: Any, amount: int | float) -> int | float: ...
     def revalidate(self, session: Session) -> bool: ...
     async def arevalidate(self, session: Session) -> bool: ...
+
+
+class Intents(NamedTuple):
+    """What an application asked of a session, beside its content; see ``Session``'s attributes."""
+
+    modified: bool
+    cleared: bool
+    ended: bool
+    rotation: bool
+    reauthenticated: bool
+    expiry: ExpiryArgument
+    expiry_set: bool
+    written: set[Any]
 
 
 class Session(dict[Any, Any]):
@@ -74,8 +87,34 @@ class Session(dict[Any, Any]):
         self._link: SessionLink | None = None
         self.forget_intents()
 
+    def take_intents(self) -> Intents:
+        """What was asked for until now, which starts afresh: it is about to be carried out."""
+        taken = Intents(
+            self.modified,
+            self.cleared,
+            self.ended,
+            self.rotation,
+            self.reauthenticated,
+            self.expiry,
+            self.expiry_set,
+            self.written,
+        )
+        self.forget_intents()
+        return taken
+
+    def put_back(self, intents: Intents) -> None:
+        """It was not carried out: ask for it again, beside what was asked for since."""
+        self.modified = self.modified or intents.modified
+        self.cleared = self.cleared or intents.cleared
+        self.ended = self.ended or intents.ended
+        self.rotation = self.rotation or intents.rotation
+        self.reauthenticated = self.reauthenticated or intents.reauthenticated
+        if not self.expiry_set:
+            self.expiry, self.expiry_set = intents.expiry, intents.expiry_set
+        self.written |= intents.written
+
     def forget_intents(self) -> None:
-        """Start afresh: what was asked for until now has been carried out."""
+        """Start afresh."""
         self.modified = False
         self.cleared = False
         self.ended = False

@@ -4,7 +4,10 @@ manager.
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -56,6 +59,16 @@ class SessionState:
 
     def __post_init__(self) -> None:
         self.payload = self.payload or self.empty
+
+    def fork(self) -> SessionState:
+        """A copy for a commit to work on: a request that gives up waiting keeps its own."""
+        return copy.copy(self)
+
+    def adopt(self, work: SessionState) -> None:
+        """Take over what a commit has made of its copy."""
+        self.id, self.row, self.header = work.id, work.row, work.header
+        self.payload, self.rich = work.payload, work.rich
+        self.cookie, self._handle = work.cookie, work._handle
 
     def committed(self, written: Next, row: Row) -> None:
         """Take over what the store holds now."""
@@ -134,3 +147,14 @@ def state_of(session: Session) -> SessionState:
     if not isinstance(link, SessionState):
         raise TypeError("this session was not opened by a SessionManager")
     return link
+
+
+@contextmanager
+def attempting(session: Session) -> Iterator[None]:
+    """Take what the session asks for as carried out, unless an error says that it was not."""
+    intents = session.take_intents()
+    try:
+        yield
+    except BaseException:
+        session.put_back(intents)
+        raise

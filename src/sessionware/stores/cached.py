@@ -96,7 +96,8 @@ class CachedStore(KeyedStore):
             if self._coherence.trusts():
                 return cached
             stamp: Stamp | None = yield Call("stamp", (sid_hash,))
-            if stamp is not None and (stamp.version, stamp.epoch) == (cached.version, cached.epoch):
+            same = (cached.id, cached.version, cached.epoch)
+            if stamp is not None and (stamp.id, stamp.version, stamp.epoch) == same:
                 return self._retimed(sid_hash, cached, stamp)
         if cached is not None:
             self.cache.invalidate(sid_hash)

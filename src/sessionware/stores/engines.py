@@ -102,7 +102,9 @@ def _connect_args(url: URL, timeout: float) -> dict[str, Any]:
             arguments = {"timeout": timeout, "command_timeout": timeout}
         case "pymysql":
             arguments = {"connect_timeout": whole, "read_timeout": whole, "write_timeout": whole}
-        case "aiomysql" | "asyncmy":
+        case "asyncmy":
+            arguments = {"connect_timeout": whole, "read_timeout": timeout}
+        case "aiomysql":
             arguments = {"connect_timeout": whole}
         case "pysqlite" | "aiosqlite":
             # A little less than the request waits, so that the answer is "locked", not silence.
@@ -148,6 +150,8 @@ def _check_file(path: str) -> None:
 
 
 def _on_connect(engine: Engine, url: URL, pragmas: dict[str, str], timeout: float) -> None:
+    if url.get_backend_name() == "postgresql":
+        _bound_waits(engine, timeout)
     if url.get_backend_name() != "sqlite":
         return
 
@@ -159,6 +163,20 @@ def _on_connect(engine: Engine, url: URL, pragmas: dict[str, str], timeout: floa
             cursor.execute(f"PRAGMA synchronous={pragmas['synchronous']}")
         finally:
             cursor.close()
+
+
+def _bound_waits(engine: Engine, timeout: float) -> None:
+    """One locked row must not hold up every thread, and with it every other session."""
+
+    @event.listens_for(engine, "connect")
+    def limits(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        try:
+            cursor.execute(f"SET lock_timeout = {max(1, int(timeout * 900))}")
+            cursor.execute(f"SET statement_timeout = {max(1, int(timeout * 2000))}")
+        finally:
+            cursor.close()
+        connection.commit()
 
 
 def _write_ahead(cursor: Any, timeout: float, pause: float) -> None:

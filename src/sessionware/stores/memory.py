@@ -49,7 +49,7 @@ class MemoryStore:
             row = self._row(sid_hash)
         if row is None:
             return None
-        return Stamp(row.version, row.epoch, row.last_seen, row.expires_at)
+        return Stamp(row.version, row.epoch, row.last_seen, row.expires_at, row.id)
 
     def insert(self, row: Row) -> int:
         with self._lock:
@@ -65,10 +65,18 @@ class MemoryStore:
             current = self._guarded(old, now)
             if current is None:
                 return False
-            self._rows[old.id] = new._replace(
-                id=old.id, sid_hash=current.sid_hash, created_at=current.created_at
-            )
+            self._put(current, new._replace(sid_hash=current.sid_hash), old)
             return True
+
+    def _put(self, current: Row, new: Row, old: Row) -> None:
+        """A touch that came between moved no version, and is not undone by a save."""
+        grows = new.expires_at >= old.expires_at
+        self._rows[current.id] = new._replace(
+            id=current.id,
+            created_at=current.created_at,
+            last_seen=max(new.last_seen, current.last_seen),
+            expires_at=max(new.expires_at, current.expires_at) if grows else new.expires_at,
+        )
 
     def _guarded(self, old: Row, now: int) -> Row | None:
         current = self._rows.get(old.id)
@@ -82,17 +90,17 @@ class MemoryStore:
             current = self._guarded(old, now)
             if current is None:
                 return False
-            self._overwrite(current, new, retired_until)
+            self._overwrite(current, new, old, retired_until)
             return True
 
-    def _overwrite(self, current: Row, new: Row, retired_until: int) -> None:
+    def _overwrite(self, current: Row, new: Row, old: Row, retired_until: int) -> None:
         if new.sid_hash != current.sid_hash:
             if new.sid_hash in self._ids:
                 raise DuplicateKey("a session with this key exists")
             del self._ids[current.sid_hash]
             self._ids[new.sid_hash] = current.id
             self._retired[current.sid_hash] = retired_until
-        self._rows[current.id] = new._replace(id=current.id, created_at=current.created_at)
+        self._put(current, new, old)
 
     def alter(self, row: Row, decide: Decision, now: int, retired_until: int) -> Any:
         with self._lock:
@@ -101,7 +109,7 @@ class MemoryStore:
             if current is not None and new == "delete":
                 self.remove(current)
             elif current is not None and isinstance(new, Row):
-                self._overwrite(current, new, retired_until)
+                self._overwrite(current, new, current, retired_until)
             return result
 
     def touch(self, old: Row, new: Row, now: int) -> bool:

@@ -49,6 +49,7 @@ class Stamp(NamedTuple):
     epoch: int
     last_seen: int
     expires_at: int
+    id: int
 
 
 class Retired(Enum):

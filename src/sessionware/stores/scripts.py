@@ -11,13 +11,17 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    Integer,
     and_,
     bindparam,
+    case,
     delete,
     func,
     insert,
+    literal_column,
     select,
     update,
 )
@@ -89,10 +93,28 @@ class Scripts:
 
         def variant(names: tuple[str, ...]) -> _Update:
             values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+            if "version" in values:
+                values.update(self._later_times())
             statement = update(self.schema.sessions).where(where).values(values)
             return _Update(statement, tuple(statement.compile().params))
 
         return variant(columns), variant((*columns, "purge_after"))
+
+    def _later_times(self) -> dict[str, Any]:
+        """A touch that came between moved no version, and is not undone by a save.
+
+        Only a save that shortens the lifetime has its way with ``expires_at``.
+        """
+        sessions = self.schema.sessions.c
+        seen = bindparam("new_last_seen", type_=BigInteger)
+        ends = bindparam("new_expires_at", type_=BigInteger)
+        grows = and_(
+            bindparam("grows", type_=Integer) == literal_column("1"), sessions.expires_at > ends
+        )
+        return {
+            "last_seen": case((sessions.last_seen > seen, sessions.last_seen), else_=seen),
+            "expires_at": case((grows, sessions.expires_at), else_=ends),
+        }
 
     # Reading.
 
@@ -283,6 +305,7 @@ class Scripts:
             old_version=old.version,
             old_epoch=old.epoch,
             seen=new.last_seen,
+            grows=int(new.expires_at >= old.expires_at),
             now=now,
         )
         chosen = variants[new.purge_after != old.purge_after]
@@ -293,6 +316,11 @@ class Scripts:
     def _transaction(self, connection: Connection) -> Iterator[_End]:
         end = _End()
         if connection.dialect.name == "sqlite":
+            # An application's engine may begin one by itself, as SQLAlchemy's documentation has it.
+            if not connection.in_transaction():
+                connection.begin()
+            if getattr(connection.connection.driver_connection, "in_transaction", False):
+                connection.exec_driver_sql("ROLLBACK")
             # A deferred transaction can fail on its first write (SQLITE_BUSY_SNAPSHOT).
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
@@ -326,6 +354,7 @@ class Scripts:
                 # Another process was quicker: PostgreSQL can fail in spite of IF NOT EXISTS.
                 if not connection.dialect.has_table(connection, table.name, table.schema):
                     raise
+        self._check_columns(connection)
 
     def check(self, connection: Connection) -> None:
         """Raise ``ConfigurationError`` unless both tables are there."""
@@ -334,18 +363,38 @@ class Scripts:
             for table in (self.schema.sessions, self.schema.retired)
             if not connection.dialect.has_table(connection, table.name, table.schema)
         ]
-        if missing:
-            raise ConfigurationError(
-                [
-                    Finding(
-                        "SW026",
-                        "create_table",
-                        f"table {missing[0]!r} is not in the database.",
-                        "set create_table=True, or create it with your migrations "
-                        "(docs/schema.md has the Alembic recipe).",
-                    )
-                ]
-            )
+        if not missing:
+            self._check_columns(connection)
+            return
+        raise ConfigurationError(
+            [
+                Finding(
+                    "SW026",
+                    "create_table",
+                    f"table {missing[0]!r} is not in the database.",
+                    "set create_table=True, or create it with your migrations "
+                    "(docs/schema.md has the Alembic recipe).",
+                )
+            ]
+        )
+
+    def _check_columns(self, connection: Connection) -> None:
+        """Raise ``ConfigurationError`` if a table of this name is somebody else's."""
+        for table in (self.schema.sessions, self.schema.retired):
+            found = connection.dialect.get_columns(connection, table.name, table.schema)
+            missing = sorted(set(table.c.keys()) - {column["name"] for column in found})
+            if missing:
+                raise ConfigurationError(
+                    [
+                        Finding(
+                            "SW027",
+                            "table_name",
+                            f"table {table.name!r} has no column {missing[0]!r}: it was made by "
+                            "something else, or by another version.",
+                            "give another table_name, or migrate it (docs/schema.md).",
+                        )
+                    ]
+                )
 
 
 class _Update(NamedTuple):

@@ -39,7 +39,6 @@ class SQLBase:
         self.timeout = timeout
         self._create_table = create_table
         self._connections = connections
-        self._prepared = False
 
     def make_tables(self, connection: Connection) -> None:
         if self._create_table:
@@ -70,6 +69,7 @@ class SQLStore(SQLBase):
         self._given = database if isinstance(database, Engine) else None
         self._url = database.url if isinstance(database, Engine) else make_url(database)
         self._engine: Engine | None = None
+        self._prepared = False
         self._disposal: weakref.finalize[..., SQLStore] | None = None
         self._forget()
 
@@ -153,7 +153,11 @@ class SQLStore(SQLBase):
     def _connected(self, script: Any, *args: Any, **kwargs: Any) -> Any:
         with self._ready_engine().connect() as connection:
             try:
-                return script(self.scripts, connection, *args, **kwargs)
+                result = script(self.scripts, connection, *args, **kwargs)
+                if self._given is not None:
+                    # Its listeners may begin a transaction in spite of AUTOCOMMIT.
+                    connection.commit()
+                return result
             except DBAPIError as error:
                 if connection_is_stale(error):
                     connection.invalidate()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from typing import Any, Concatenate
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError
@@ -31,7 +33,7 @@ class AsyncSQLStore(SQLBase):
     """A store on a SQLAlchemy ``AsyncEngine`` or an async driver's URL; asyncio only.
 
     With a URL each event loop gets its own engine. An ``AsyncEngine`` that is given belongs to one
-    loop.
+    loop at a time.
     """
 
     def __init__(self, database: str | URL | AsyncEngine, **options: Any) -> None:
@@ -39,72 +41,69 @@ class AsyncSQLStore(SQLBase):
         refuse_one_connection(database)
         self._given = database if isinstance(database, AsyncEngine) else None
         self._url = database.url if isinstance(database, AsyncEngine) else make_url(database)
-        self._engine: AsyncEngine | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._writer: asyncio.Lock | None = None
-        self._preparing: asyncio.Lock | None = None
+        self._prepared = False
+        self.after_fork()
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's connections alone and start afresh."""
-        self._let_go()
-        self._prepared = False
+        for place in list(getattr(self, "_places", {}).values()):
+            place.engine.sync_engine.dispose(close=False)
+        self._lock = threading.Lock()
+        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, _Place] = WeakKeyDictionary()
 
-    def _let_go(self) -> None:
-        if self._engine is not None:
-            self._engine.sync_engine.dispose(close=False)
-        self._engine = self._loop = self._writer = None
-
-    def _ready_engine(self) -> AsyncEngine:
+    def _place(self) -> _Place:
+        """What belongs to the running loop. What belonged to loops that are closed is let go."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             loop = None
         if loop is None:
             raise ConfigurationError([_asyncio_only()])
-        if self._engine is not None and self._loop is loop:
-            return self._engine
-        if self._loop is not None and self._loop is not loop:
-            if self._loop.is_running() and self._given is not None:
+        place = self._places.get(loop)
+        if place is not None:
+            return place
+        with self._lock:
+            for other in list(self._places):
+                if other.is_closed():
+                    self._places.pop(other).engine.sync_engine.dispose(close=False)
+            if self._given is not None and len(self._places):
                 raise ConfigurationError([_one_loop()])
-            self._let_go()
+            place = self._places[loop] = _Place(self._new_engine(), self._prepared)
+            return place
+
+    def _new_engine(self) -> AsyncEngine:
         if self._given is not None:
-            self._engine = self._given.execution_options(isolation_level="AUTOCOMMIT")
-        else:
-            self._engine = make_async_engine(
-                self._url, timeout=self.timeout, connections=self._connections
-            )
-        self._loop = loop
-        self._preparing = asyncio.Lock()
-        if self._url.get_backend_name() == "sqlite":
-            self._writer = asyncio.Lock()
-        return self._engine
+            return self._given.execution_options(isolation_level="AUTOCOMMIT")
+        return make_async_engine(self._url, timeout=self.timeout, connections=self._connections)
 
     async def aprepare(self) -> None:
         """Create or check the tables, once a process."""
-        if self._prepared:
+        place = self._place()
+        if place.prepared:
             return
-        self._ready_engine()
-        assert self._preparing is not None
-        async with self._preparing:
-            if self._prepared:
+        async with place.preparing:
+            if place.prepared:
                 return
             if self._given is None:
                 await asyncio.to_thread(create_private_file, self._url)
             await self.aexecute(lambda _, connection: self.make_tables(connection))
-            self._prepared = True
+            place.prepared = True
+            # A database in memory is another one in each loop.
+            self._prepared = not is_memory(self._url)
 
     async def aexecute(self, script: Script[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one script on a connection; raises only errors of ``sessionware.errors``."""
         reading = getattr(script, "__name__", "") in READS
         try:
-            self._ready_engine()
-            async with nullcontext() if reading or self._writer is None else self._writer:
+            place = self._place()
+            alone = self._url.get_backend_name() == "sqlite" and not reading
+            async with place.writing if alone else nullcontext():
                 result: T = await self._once(script, reading, *args, **kwargs)
                 return result
         except Exception as error:
             if table_is_missing(error):
                 # Dropped under us: the next use makes it again, or says what to do.
-                self._prepared = False
+                self._place().prepared = self._prepared = False
             failure = translate(error)
         raise failure
 
@@ -117,11 +116,15 @@ class AsyncSQLStore(SQLBase):
         return await self._connected(script, *args, **kwargs)
 
     async def _connected(self, script: Any, *args: Any, **kwargs: Any) -> Any:
-        async with self._ready_engine().connect() as connection:
+        async with self._place().engine.connect() as connection:
             try:
-                return await connection.run_sync(
+                result = await connection.run_sync(
                     lambda plain: script(self.scripts, plain, *args, **kwargs)
                 )
+                if self._given is not None:
+                    # Its listeners may begin a transaction in spite of AUTOCOMMIT.
+                    await connection.commit()
+                return result
             except DBAPIError as error:
                 if connection_is_stale(error):
                     await connection.invalidate()
@@ -148,14 +151,19 @@ class AsyncSQLStore(SQLBase):
 
     async def aclose(self) -> None:
         """Close the connections of an engine of our own; the application's engine stays open."""
-        if self._engine is None:
-            return
-        if self._given is None and self._loop is asyncio.get_running_loop():
-            await self._engine.dispose()
-        elif self._given is None:
-            self._engine.sync_engine.dispose(close=False)
-        self._engine = self._loop = self._writer = None
-        self._prepared = self._prepared and not is_memory(self._url)
+        place = self._places.pop(asyncio.get_running_loop(), None)
+        if place is not None and self._given is None:
+            await place.engine.dispose()
+
+
+class _Place:
+    """What belongs to one event loop. SQLite lets one connection write at a time: ``writing``."""
+
+    def __init__(self, engine: AsyncEngine, prepared: bool) -> None:
+        self.engine = engine
+        self.prepared = prepared
+        self.preparing = asyncio.Lock()
+        self.writing = asyncio.Lock()
 
 
 def _asyncio_only() -> Finding:

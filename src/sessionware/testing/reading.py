@@ -170,7 +170,7 @@ class ReadingChecks(Checks):
 
 
 def _stamp(row: Row) -> Stamp:
-    return Stamp(row.version, row.epoch, row.last_seen, row.expires_at)
+    return Stamp(row.version, row.epoch, row.last_seen, row.expires_at, row.id)
 
 
 def _answers(store: Store, row: Row) -> tuple[Stamp | None, Row | None]:
