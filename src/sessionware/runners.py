@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -36,6 +38,7 @@ class Runner(Protocol):
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
     ) -> T: ...
     def close(self) -> None: ...
+    async def aclose(self) -> None: ...
     def abandon(self) -> None: ...
 
 
@@ -97,6 +100,7 @@ class ThreadRunner:
         self._store = store
         self._timeout = timeout
         self._threads = Threads(threads, "sessionware-store")
+        self._under_way: set[Future[Any]] = set()
         self._ending = weakref.finalize(self, self._threads.close)
         self._flights = _Flights()
 
@@ -107,25 +111,30 @@ class ThreadRunner:
             self._store.prepare()
             return drive(flow, self._store)
 
-        return self._threads.submit(job)
+        future = self._threads.submit(job)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
 
     def run(self, flow: Flow[T], /) -> T:
         _refuse_in_event_loop()
-        return self._outcome(self._submit(flow))
+        return self._outcome(self._submit(flow), self._timeout)
 
     async def arun(self, flow: Flow[T], /) -> T:
-        return await self._aoutcome(self._submit(flow))
+        return await self._aoutcome(self._submit(flow), self._timeout)
 
     def run_shared(
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
     ) -> T:
         _refuse_in_event_loop()
+        deadline = time.monotonic() + self._timeout
         while True:
             future, current = self._flights.join(key, lambda begin: self._submit(flow(), begin))
+            left = deadline - time.monotonic()
             if current:
-                outcome: T = self._outcome(future, shared=True)
+                outcome: T = self._outcome(future, left, shared=True)
                 return outcome
-            if not wait([future], self._timeout).done:
+            if not wait([future], left).done:
                 raise _too_slow(self._timeout)
             found = cached()
             if found is not None:
@@ -134,19 +143,21 @@ class ThreadRunner:
     async def arun_shared(
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
     ) -> T:
+        deadline = time.monotonic() + self._timeout
         while True:
             future, current = self._flights.join(key, lambda begin: self._submit(flow(), begin))
+            left = deadline - time.monotonic()
             if current:
-                return await self._aoutcome(future, shared=True)
-            if not await wait_for(future, self._timeout):
+                return await self._aoutcome(future, left, shared=True)
+            if not await wait_for(future, left):
                 raise _too_slow(self._timeout)
             found = cached()
             if found is not None:
                 return found
 
-    def _outcome(self, future: Future[T], shared: bool = False) -> T:
+    def _outcome(self, future: Future[T], timeout: float, shared: bool = False) -> T:
         try:
-            return future.result(self._timeout)
+            return future.result(max(0, timeout))
         except TimeoutError:
             if future.done():
                 raise
@@ -154,15 +165,24 @@ class ThreadRunner:
             future.cancel()
         raise _too_slow(self._timeout)
 
-    async def _aoutcome(self, future: Future[T], shared: bool = False) -> T:
-        if await wait_for(future, self._timeout):
+    async def _aoutcome(self, future: Future[T], timeout: float, shared: bool = False) -> T:
+        if await wait_for(future, timeout):
             return future.result()
         if not shared:
             future.cancel()
         raise _too_slow(self._timeout)
 
     def close(self) -> None:
-        """End the threads when they have worked off what is under way; they start again by use."""
+        """Let what is under way come to its end, close the store, end the threads."""
+        wait(list(self._under_way), self._timeout)
+        _close(self._store)
+        self._threads.close()
+
+    async def aclose(self) -> None:
+        """Let what is under way come to its end, close the store, end the threads."""
+        for future in list(self._under_way):
+            await wait_for(future, self._timeout)
+        await wait_for(self._threads.submit(lambda: _close(self._store)), self._timeout)
         self._threads.close()
 
     def abandon(self) -> None:
@@ -208,12 +228,15 @@ class LoopRunner:
 
     def run(self, flow: Flow[T], /) -> T:
         """From a worker thread of the event loop only (a ``def`` endpoint)."""
+        return self._from_thread(lambda: self.arun(flow))
+
+    def _from_thread(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         begun = False
 
         async def work() -> T:
             nonlocal begun
             begun = True
-            return await self.arun(flow)
+            return await call()
 
         if not in_event_loop():
             try:
@@ -226,7 +249,7 @@ class LoopRunner:
     async def arun(self, flow: Flow[T], /) -> T:
         if not _on_asyncio():
             return await self._shielded(flow)
-        return await self._outcome(self._launch(flow))
+        return await self._outcome(self._launch(flow), self._timeout)
 
     def run_shared(
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
@@ -239,11 +262,13 @@ class LoopRunner:
         if not _on_asyncio():
             return await self._shielded(flow())
         key = (asyncio.get_running_loop(), key)
+        deadline = time.monotonic() + self._timeout
         while True:
             future, current = self._flights.join(key, lambda begin: self._launch(flow(), begin))
+            left = deadline - time.monotonic()
             if current:
-                return await self._outcome(future)
-            if not await wait_for(future, self._timeout):
+                return await self._outcome(future, left)
+            if not await wait_for(future, left):
                 raise _too_slow(self._timeout)
             found = cached()
             if found is not None:
@@ -254,13 +279,24 @@ class LoopRunner:
             return await self._prepared(flow)
         raise _too_slow(self._timeout)
 
-    async def _outcome(self, future: Future[T]) -> T:
-        if await wait_for(future, self._timeout):
+    async def _outcome(self, future: Future[T], timeout: float) -> T:
+        if await wait_for(future, timeout):
             return future.result()
         raise _too_slow(self._timeout)
 
     def close(self) -> None:
-        """Nothing to end: the tasks end with what they do."""
+        """From a worker thread of the event loop only, as ``run``."""
+        with suppress(ConfigurationError):
+            self._from_thread(self.aclose)
+
+    async def aclose(self) -> None:
+        """Let what is under way come to its end, and close the store."""
+        loop = _running_loop()
+        tasks = [task for task in self._tasks if task.get_loop() is loop]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._timeout)
+        if hasattr(self._store, "aclose"):
+            await self._store.aclose()
 
     def abandon(self) -> None:
         """Nothing of the parent's is touched."""
@@ -305,7 +341,12 @@ class InlineRunner:
         return await adrive(flow(), self._awaited)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Close the store; nothing is under way."""
+        _close(self._store)
+
+    async def aclose(self) -> None:
+        """Close the store; nothing is under way."""
+        _close(self._store)
 
     def abandon(self) -> None:
         """Nothing of the parent's is touched."""
@@ -320,12 +361,21 @@ def runner_for(store: Any, timeout: float) -> Runner:
     return ThreadRunner(store, timeout, getattr(store, "connections", 8))
 
 
-def _on_asyncio() -> bool:
+def _close(store: Any) -> None:
+    """A store that has nothing to close may leave the method out."""
+    if hasattr(store, "close"):
+        store.close()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return None
+
+
+def _on_asyncio() -> bool:
+    return _running_loop() is not None
 
 
 def _refuse_in_event_loop() -> None:

@@ -260,17 +260,11 @@ class CachedStore(KeyedStore):
         self.cache.unbury(sid_hash)
 
     def close(self) -> None:
-        """Let go of the store's connections and threads, and of the cache."""
-        self.cache.clear()
+        """Let what is under way end, then let go of connections, threads and the cache."""
         self.runner.close()
-        if hasattr(self.store, "close"):
-            self.store.close()
+        self.cache.clear()
 
     async def aclose(self) -> None:
-        """Let go of the store's connections and threads, and of the cache."""
+        """Let what is under way end, then let go of connections, threads and the cache."""
+        await self.runner.aclose()
         self.cache.clear()
-        self.runner.close()
-        if hasattr(self.store, "aclose"):
-            await self.store.aclose()
-        elif hasattr(self.store, "close"):
-            self.store.close()

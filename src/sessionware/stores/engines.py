@@ -150,8 +150,6 @@ def _check_file(path: str) -> None:
 
 
 def _on_connect(engine: Engine, url: URL, pragmas: dict[str, str], timeout: float) -> None:
-    if url.get_backend_name() == "postgresql":
-        _bound_waits(engine, timeout)
     if url.get_backend_name() != "sqlite":
         return
 
@@ -163,20 +161,6 @@ def _on_connect(engine: Engine, url: URL, pragmas: dict[str, str], timeout: floa
             cursor.execute(f"PRAGMA synchronous={pragmas['synchronous']}")
         finally:
             cursor.close()
-
-
-def _bound_waits(engine: Engine, timeout: float) -> None:
-    """One locked row must not hold up every thread, and with it every other session."""
-
-    @event.listens_for(engine, "connect")
-    def limits(connection: Any, _: object) -> None:
-        cursor = connection.cursor()
-        try:
-            cursor.execute(f"SET lock_timeout = {max(1, int(timeout * 900))}")
-            cursor.execute(f"SET statement_timeout = {max(1, int(timeout * 2000))}")
-        finally:
-            cursor.close()
-        connection.commit()
 
 
 def _write_ahead(cursor: Any, timeout: float, pause: float) -> None:

@@ -4,6 +4,7 @@ data.
 
 from __future__ import annotations
 
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import (
     DBAPIError,
     InterfaceError,
@@ -78,13 +79,20 @@ def _why(error: DBAPIError) -> str:
     return ", ".join(parts)
 
 
-def translate(error: Exception) -> Exception:
+def broken(dialect: Dialect) -> tuple[type[Exception], ...]:
+    """What comes through SQLAlchemy unwrapped when a connection breaks, as while it is switched to
+    another isolation level.
+    """
+    return (OSError, TimeoutError, dialect.loaded_dbapi.Error)
+
+
+def translate(error: Exception, lost: tuple[type[Exception], ...] = (OSError,)) -> Exception:
     """The error of ours that says what ``error`` means; ``error`` itself if it is none of the
-    store's.
+    store's. ``lost`` are the types that stand for a broken connection, see ``broken``.
     """
     if isinstance(error, PoolTimeout):
         return StoreUnavailable("no free connection in the pool")
-    if isinstance(error, OSError | TimeoutError):
+    if isinstance(error, lost) and not isinstance(error, SQLAlchemyError):
         return OutcomeUnknown(f"the connection failed ({type(error).__name__})")
     if not isinstance(error, DBAPIError):
         if isinstance(error, SQLAlchemyError):

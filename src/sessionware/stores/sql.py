@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import ConfigurationError, Finding, StoreUnavailable
 from .engines import create_private_file, is_memory, make_engine
-from .faults import connection_is_stale, table_is_missing, translate
+from .faults import broken, connection_is_stale, table_is_missing, translate
 from .schema import Schema
 from .scripts import Scripts
 
@@ -113,6 +113,10 @@ class SQLStore(SQLBase):
                     self._disposal = weakref.finalize(self, self._engine.dispose)
             return self._engine
 
+    @property
+    def _broken(self) -> tuple[type[Exception], ...]:
+        return (OSError,) if self._engine is None else broken(self._engine.dialect)
+
     def prepare(self) -> None:
         """Create or check the tables, once a process."""
         if self._prepared:
@@ -133,7 +137,7 @@ class SQLStore(SQLBase):
             if table_is_missing(error):
                 # Dropped under us: the next use makes it again, or says what to do.
                 self._prepared = False
-            failure = translate(error)
+            failure = translate(error, self._broken)
         # Raised outside the handler: the driver's error, which may hold data, is no context of
         # ours.
         raise failure
@@ -146,6 +150,9 @@ class SQLStore(SQLBase):
             return self._connected(script, *args, **kwargs)
         except DBAPIError as error:
             if not (reading and error.connection_invalidated):
+                raise
+        except self._broken:
+            if not reading:
                 raise
         # The pool held connections of a server that has gone; it has let go of them all now.
         return self._connected(script, *args, **kwargs)
@@ -162,7 +169,7 @@ class SQLStore(SQLBase):
                 if connection_is_stale(error):
                     connection.invalidate()
                 raise
-            except (OSError, TimeoutError):
+            except self._broken:
                 connection.invalidate()
                 raise
 

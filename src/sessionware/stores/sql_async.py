@@ -13,9 +13,9 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ..errors import ConfigurationError, Finding
+from ..errors import ConfigurationError, Finding, StoreUnavailable
 from .engines import create_private_file, is_memory, make_async_engine
-from .faults import connection_is_stale, table_is_missing, translate
+from .faults import broken, connection_is_stale, table_is_missing, translate
 from .scripts import Scripts
 from .sql import READS, P, Script, SQLBase, T, refuse_one_connection
 
@@ -76,6 +76,10 @@ class AsyncSQLStore(SQLBase):
             return self._given.execution_options(isolation_level="AUTOCOMMIT")
         return make_async_engine(self._url, timeout=self.timeout, connections=self._connections)
 
+    @property
+    def _broken(self) -> tuple[type[Exception], ...]:
+        return broken(self._place().engine.dialect)
+
     async def aprepare(self) -> None:
         """Create or check the tables, once a process."""
         place = self._place()
@@ -97,14 +101,14 @@ class AsyncSQLStore(SQLBase):
         try:
             place = self._place()
             alone = self._url.get_backend_name() == "sqlite" and not reading
-            async with place.writing if alone else nullcontext():
+            async with _Held(place.writing, self.timeout) if alone else nullcontext():
                 result: T = await self._once(script, reading, *args, **kwargs)
                 return result
         except Exception as error:
             if table_is_missing(error):
                 # Dropped under us: the next use makes it again, or says what to do.
                 self._place().prepared = self._prepared = False
-            failure = translate(error)
+            failure = translate(error, self._broken)
         raise failure
 
     async def _once(self, script: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
@@ -112,6 +116,9 @@ class AsyncSQLStore(SQLBase):
             return await self._connected(script, *args, **kwargs)
         except DBAPIError as error:
             if not (reading and error.connection_invalidated):
+                raise
+        except self._broken:
+            if not reading:
                 raise
         return await self._connected(script, *args, **kwargs)
 
@@ -129,7 +136,7 @@ class AsyncSQLStore(SQLBase):
                 if connection_is_stale(error):
                     await connection.invalidate()
                 raise
-            except (OSError, TimeoutError):
+            except self._broken:
                 await connection.invalidate()
                 raise
 
@@ -164,6 +171,28 @@ class _Place:
         self.prepared = prepared
         self.preparing = asyncio.Lock()
         self.writing = asyncio.Lock()
+
+
+class _Held:
+    """A lock held for a while at the most; waiting longer is an answer, not a hang."""
+
+    def __init__(self, lock: asyncio.Lock, timeout: float) -> None:
+        self._lock = lock
+        self._timeout = timeout
+
+    async def __aenter__(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._lock.acquire()
+        except TimeoutError:
+            held = True
+        else:
+            held = False
+        if held:
+            raise StoreUnavailable("other tasks of this process hold the database")
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def _asyncio_only() -> Finding:
