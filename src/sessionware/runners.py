@@ -93,6 +93,10 @@ def _too_slow(timeout: float) -> StoreUnavailable:
     return StoreUnavailable(f"the store did not answer within {timeout:g} seconds (store_timeout)")
 
 
+# How often threads that hang are replaced while the store gives no sign of life.
+_MOST_CREWS = 4
+
+
 class ThreadRunner:
     """For a store of plain methods that block: flows run in threads of ours."""
 
@@ -101,6 +105,8 @@ class ThreadRunner:
         self._timeout = timeout
         self._threads = Threads(threads, "sessionware-store")
         self._under_way: set[Future[Any]] = set()
+        self._last_sign = time.monotonic()
+        self._crews = 1
         self._ending = weakref.finalize(self, self._threads.close)
         self._flights = _Flights()
 
@@ -113,8 +119,30 @@ class ThreadRunner:
 
         future = self._threads.submit(job)
         self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
+        future.add_done_callback(self._done)
         return future
+
+    def _done(self, future: Future[Any]) -> None:
+        self._under_way.discard(future)
+        if not future.cancelled():
+            self._last_sign = time.monotonic()
+            self._crews = 1
+
+    def _given_up(self) -> StoreUnavailable:
+        """A wait was in vain. Where nothing at all comes back, threads and connections may hang for
+        good, as behind a network that drops packets: go on with new ones.
+        """
+        now = time.monotonic()
+        silence = now - self._last_sign
+        hanging = silence > 3 * self._timeout and any(map(Future.running, list(self._under_way)))
+        if hanging and self._crews < _MOST_CREWS:
+            self._last_sign = now
+            self._crews += 1
+            self._threads.close()
+            self._flights = _Flights()
+            if hasattr(self._store, "renew"):
+                self._threads.submit(self._store.renew)
+        return _too_slow(self._timeout)
 
     def run(self, flow: Flow[T], /) -> T:
         _refuse_in_event_loop()
@@ -135,7 +163,7 @@ class ThreadRunner:
                 outcome: T = self._outcome(future, left, shared=True)
                 return outcome
             if not wait([future], left).done:
-                raise _too_slow(self._timeout)
+                raise self._given_up()
             found = cached()
             if found is not None:
                 return found
@@ -150,7 +178,7 @@ class ThreadRunner:
             if current:
                 return await self._aoutcome(future, left, shared=True)
             if not await wait_for(future, left):
-                raise _too_slow(self._timeout)
+                raise self._given_up()
             found = cached()
             if found is not None:
                 return found
@@ -163,14 +191,14 @@ class ThreadRunner:
                 raise
         if not shared:
             future.cancel()
-        raise _too_slow(self._timeout)
+        raise self._given_up()
 
     async def _aoutcome(self, future: Future[T], timeout: float, shared: bool = False) -> T:
         if await wait_for(future, timeout):
             return future.result()
         if not shared:
             future.cancel()
-        raise _too_slow(self._timeout)
+        raise self._given_up()
 
     def close(self) -> None:
         """Let what is under way come to its end, close the store, end the threads."""
@@ -201,6 +229,7 @@ class LoopRunner:
         self._timeout = timeout
         self._flights = _Flights()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._shielded_flows = 0
 
     async def _prepared(self, flow: Flow[T], begin: Callable[[], None] | None = None) -> T:
         if begin is not None:
@@ -275,8 +304,12 @@ class LoopRunner:
                 return found
 
     async def _shielded(self, flow: Flow[T]) -> T:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeout):
-            return await self._prepared(flow)
+        self._shielded_flows += 1
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeout):
+                return await self._prepared(flow)
+        finally:
+            self._shielded_flows -= 1
         raise _too_slow(self._timeout)
 
     async def _outcome(self, future: Future[T], timeout: float) -> T:
@@ -295,6 +328,9 @@ class LoopRunner:
         tasks = [task for task in self._tasks if task.get_loop() is loop]
         if tasks:
             await asyncio.wait(tasks, timeout=self._timeout)
+        with anyio.move_on_after(self._timeout):
+            while self._shielded_flows:
+                await anyio.sleep(0.01)
         if hasattr(self._store, "aclose"):
             await self._store.aclose()
 

@@ -117,6 +117,11 @@ class SQLStore(SQLBase):
     def _broken(self) -> tuple[type[Exception], ...]:
         return (OSError,) if self._engine is None else broken(self._engine.dialect)
 
+    def renew(self) -> None:
+        """Let go of the connections of an engine of our own: they may hang for good."""
+        if self._engine is not None and self._given is None:
+            self._engine.dispose()
+
     def prepare(self) -> None:
         """Create or check the tables, once a process."""
         if self._prepared:
