@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import stat
@@ -16,6 +17,7 @@ from ..events import logger
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+_LOGGING_NAME = "sessionware"
 _SYNCHRONOUS = {"off", "normal", "full", "extra"}
 
 
@@ -34,6 +36,7 @@ def make_engine(address: str | URL, *, timeout: float, connections: int) -> Engi
     locks.
     """
     url, pragmas = _split_options(make_url(address))
+    _keep_rows_out_of_logs()
     engine = create_engine(url, **_options(url, timeout, connections))
     _on_connect(engine, url, pragmas, timeout)
     return engine
@@ -44,9 +47,18 @@ def make_async_engine(address: str | URL, *, timeout: float, connections: int) -
     from sqlalchemy.ext.asyncio import create_async_engine
 
     url, pragmas = _split_options(make_url(address))
+    _keep_rows_out_of_logs()
     engine = create_async_engine(url, **_options(url, timeout, connections))
     _on_connect(engine.sync_engine, url, pragmas, timeout)
     return engine
+
+
+def _keep_rows_out_of_logs() -> None:
+    """At DEBUG SQLAlchemy logs the rows that it reads, and aiosqlite the values it writes."""
+    for name in (f"sqlalchemy.engine.Engine.{_LOGGING_NAME}", "aiosqlite"):
+        chatty = logging.getLogger(name)
+        if chatty.getEffectiveLevel() < logging.INFO:
+            chatty.setLevel(logging.INFO)
 
 
 def _split_options(url: URL) -> tuple[URL, dict[str, str]]:
@@ -75,6 +87,7 @@ def _options(url: URL, timeout: float, connections: int) -> dict[str, Any]:
         "isolation_level": "AUTOCOMMIT",
         "skip_autocommit_rollback": True,
         "hide_parameters": True,
+        "logging_name": _LOGGING_NAME,
         "connect_args": _connect_args(url, timeout),
     }
     if is_memory(url):

@@ -121,13 +121,13 @@ class Scripts:
     def load(self, connection: Connection, sid_hash: bytes, now: int) -> Found:
         found = connection.execute(self._load, {"hash": sid_hash}).first()
         if found is not None:
-            return Row._make(found)
+            return _as_row(found)
         until = connection.execute(self._retired, {"hash": sid_hash}).scalar()
         return RETIRED if until is not None and until > now else None
 
     def reload(self, connection: Connection, row_id: int) -> Row | None:
         found = connection.execute(self._reload, {"row_id": row_id}).first()
-        return None if found is None else Row._make(found)
+        return None if found is None else _as_row(found)
 
     def stamp(self, connection: Connection, sid_hash: bytes) -> Stamp | None:
         found = connection.execute(self._stamp, {"hash": sid_hash}).first()
@@ -140,7 +140,7 @@ class Scripts:
             statement.order_by(sessions.last_seen.desc(), sessions.id.desc())
         )
         # A collation that pads or folds may find more than was asked for.
-        return [row for row in map(Row._make, found) if row.user_id == user_id]
+        return [row for row in map(_as_row, found) if row.user_id == user_id]
 
     def count(self, connection: Connection, now: int) -> int:
         sessions = self.schema.sessions.c
@@ -193,7 +193,7 @@ class Scripts:
     ) -> Any:
         with self._transaction(connection):
             found = connection.execute(self._lock, {"row_id": row.id}).first()
-            old = None if found is None else Row._make(found)
+            old = None if found is None else _as_row(found)
             new, result = decide(old)
             if old is None or new is None:
                 return result
@@ -408,6 +408,12 @@ class _End:
     """How a transaction shall end."""
 
     rollback = False
+
+
+def _as_row(found: Any) -> Row:
+    """SQLite keeps whatever was put into a column: what is not bytes is no record of ours."""
+    row = Row._make(found)
+    return row if type(row.data) is bytes else row._replace(data=b"")
 
 
 def _parts(items: list[Any]) -> Iterator[list[Any]]:
