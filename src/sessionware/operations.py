@@ -105,7 +105,7 @@ class Operations:
 
     def _edit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
         state = self._editable(session, key)
-        if state.row is None or session.cleared:
+        if _is_unsaved(state, session, key):
             return _edit_unstored(session, key, edit)
         work = state.fork()
         verdict = self.run(self.committer.write(work, _edit_change(state, edit)))
@@ -113,7 +113,7 @@ class Operations:
 
     async def _aedit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
         state = self._editable(session, key)
-        if state.row is None or session.cleared:
+        if _is_unsaved(state, session, key):
             return _edit_unstored(session, key, edit)
         work = state.fork()
         verdict = await self.arun(self.committer.write(work, _edit_change(state, edit)))
@@ -158,6 +158,11 @@ class Operations:
         return state_of(session)
 
 
+def _is_unsaved(state: SessionState, session: Session, key: Any) -> bool:
+    """Whether the value is this request's own until it is saved: nobody else can see it."""
+    return state.row is None or session.cleared or key in session.written
+
+
 def _removal(key: Any, default: Any) -> Edit:
     def edit(content: dict[Any, Any]) -> tuple[bool, Any]:
         return key in content, content.pop(key, default)
@@ -183,7 +188,7 @@ def _edit_change(state: SessionState, edit: Edit) -> Change:
 
 
 def _edit_unstored(session: Session, key: Any, edit: Edit) -> Any:
-    """What has no row yet, or is to be replaced, is edited where it is."""
+    """What nobody else can see yet is edited where it is."""
     content = dict(dict.items(session))
     edited, result = edit(content)
     if edited:

@@ -1,0 +1,81 @@
+"""What Session's twins do while the request is under way: save, take, incr, revalidate."""
+
+from __future__ import annotations
+
+import pytest
+
+from sessionware import MemoryStore, SessionManager
+from tests.apps import Managers
+from tests.byhand import Visitor, login, storing
+
+
+@pytest.fixture
+def manager() -> SessionManager:
+    return Managers()(store=MemoryStore())
+
+
+@pytest.fixture
+def visitor(manager: SessionManager) -> Visitor:
+    visitor = Visitor(manager)
+    visitor.visit(storing(a=1, n=1))
+    return visitor
+
+
+def test_what_this_request_wrote_and_has_not_saved_is_taken_from_where_it_is(
+    visitor: Visitor,
+) -> None:
+    session = visitor.open()
+    session["otp"] = 7
+    assert (session.take("otp"), session.take("otp", None)) == (7, None)
+    visitor.close(session)
+    assert visitor.content() == {"a": 1, "n": 1}
+
+
+def test_taking_what_this_request_overwrote_removes_the_stored_value_too(visitor: Visitor) -> None:
+    session = visitor.open()
+    session["a"] = 2
+    assert session.take("a") == 2
+    visitor.close(session)
+    assert visitor.content() == {"n": 1}
+
+
+def test_an_increment_counts_on_from_what_this_request_wrote(visitor: Visitor) -> None:
+    session = visitor.open()
+    session["n"] = 10
+    assert session.incr("n") == 11
+    visitor.close(session)
+    assert visitor.content()["n"] == 11
+
+
+def test_other_unsaved_changes_outlive_a_take(visitor: Visitor) -> None:
+    session = visitor.open()
+    session["b"] = [1]
+    assert session.take("a") == 1
+    session["b"].append(2)
+    visitor.close(session)
+    assert visitor.content() == {"n": 1, "b": [1, 2]}
+
+
+def test_who_is_logged_in_can_not_be_taken_or_counted(visitor: Visitor) -> None:
+    visitor.visit(login("alice"))
+    session = visitor.open()
+    for act in (lambda: session.take("user_id"), lambda: session.incr("user_id")):
+        with pytest.raises(ValueError, match="rotation"):
+            act()
+    assert visitor.content()["user_id"] == "alice"
+
+
+def test_a_save_shows_what_a_parallel_request_stored(visitor: Visitor) -> None:
+    session = visitor.open()
+    visitor.visit(storing(theirs=1))
+    session["mine"] = 1
+    session.save()
+    assert session == {"a": 1, "n": 1, "theirs": 1, "mine": 1}
+
+
+def test_a_session_still_stands_until_it_is_ended_or_rotated(visitor: Visitor) -> None:
+    session = visitor.open()
+    visitor.visit(lambda other: (other.clear(), other.update(c=1)))
+    assert session.revalidate()
+    visitor.visit(lambda other: other.rotate())
+    assert not session.revalidate()
