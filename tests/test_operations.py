@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sessionware import MemoryStore, SessionManager
+from sessionware import MemoryStore, Session, SessionManager
 from tests.apps import Managers
 from tests.byhand import Visitor, login, storing
 
@@ -74,8 +74,12 @@ def test_a_save_shows_what_a_parallel_request_stored(visitor: Visitor) -> None:
 
 
 def test_a_session_still_stands_until_it_is_ended_or_rotated(visitor: Visitor) -> None:
+    def replace(other: Session) -> None:
+        other.clear()
+        other["c"] = 1
+
     session = visitor.open()
-    visitor.visit(lambda other: (other.clear(), other.update(c=1)))
+    visitor.visit(replace)
     assert session.revalidate()
     visitor.visit(lambda other: other.rotate())
     assert not session.revalidate()

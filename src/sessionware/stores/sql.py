@@ -27,6 +27,8 @@ READS = frozenset({"load", "reload", "stamp", "user_rows", "count"})
 class SQLBase:
     """What both stores know of their database."""
 
+    _url: URL
+
     def __init__(
         self,
         *,
@@ -39,6 +41,11 @@ class SQLBase:
         self.timeout = timeout
         self._create_table = create_table
         self._connections = connections
+
+    @property
+    def purge_batch(self) -> int:
+        """How many rows a purge deletes at a time: on SQLite the others wait meanwhile."""
+        return 5000 if self._url.get_backend_name() == "postgresql" else 1000
 
     def make_tables(self, connection: Connection) -> None:
         if self._create_table:
