@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 import pytest
@@ -120,3 +121,10 @@ def _ping_redis(url: URL) -> None:
         # A server that wants a password says -NOAUTH: it is there all the same.
         if not connection.recv(64).startswith((b"+PONG", b"-NOAUTH")):
             raise ConnectionError("no answer to PING")
+
+
+AS_STARLETTE_DOES = pytest.mark.skipif(
+    tuple(map(int, version("starlette").split(".")[:2])) < (1, 10),
+    reason="the promise is to be a drop-in for Starlette 1.10; older ones behave differently",
+)
+"""For tests that take the installed Starlette for the measure."""

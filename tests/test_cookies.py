@@ -22,6 +22,7 @@ from sessionware.cookies import (
 )
 from sessionware.tokens import Tokens, new_id
 from tests.hostile_cookies import HOSTILE, HostileCookie, ingredients
+from tests.services import AS_STARLETTE_DOES
 
 SECRET = "a secret of more than thirty-two bytes"
 OLD = "the secret before it, which was as long"
@@ -280,6 +281,7 @@ async def starlette_cookies(**settings: Any) -> list[str]:
     return sent
 
 
+@AS_STARLETTE_DOES
 @pytest.mark.parametrize("max_age", [None, 60, 1_209_600])
 @pytest.mark.parametrize("path", ["/", "/app"])
 @pytest.mark.parametrize("domain", [None, "example.com"])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import MutableHeaders
 
 from sessionware import headers
+from tests.services import AS_STARLETTE_DOES
 
 Lines = list[tuple[str, str]]
 Rule = Callable[[Lines], Lines]
@@ -181,6 +182,7 @@ def test_a_rule_applied_twice_changes_nothing_more(rule: Rule, lines: Lines) -> 
         max_size=5,
     )
 )
+@AS_STARLETTE_DOES
 def test_the_vary_members_are_starlette_s_without_the_duplicates(
     interface: str, lines: Lines
 ) -> None:

@@ -18,6 +18,7 @@ from starlette.middleware.sessions import Session as StarletteSession
 from sessionware import ReauthenticationRequired, Session, SessionManager, StoreUnavailable
 from sessionware.session import NoSession, SessionLink
 from sessionware.states import SessionState
+from tests.services import AS_STARLETTE_DOES
 
 CONTENT = {"user": "alice", "cart": ["tea", {"n": 2}], "secret": "hunter2"}
 
@@ -100,7 +101,7 @@ class LikeStarlettes(RuleBasedStateMachine):
         assert list(dict.items(self.ours)) == list(dict.items(self.theirs))
 
 
-TestLikeStarlettes = LikeStarlettes.TestCase
+TestLikeStarlettes = AS_STARLETTE_DOES(LikeStarlettes.TestCase)
 TestLikeStarlettes.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 

@@ -24,6 +24,9 @@ from sessionware import Session, SessionMiddleware
 from tests.apps import COOKIE, SECRET, Answer, Browser
 from tests.asgi.site import Site, rows
 from tests.byhand import Clock
+from tests.services import AS_STARLETTE_DOES
+
+pytestmark = AS_STARLETTE_DOES
 
 Act = Callable[[Any], object]
 Clients = Callable[..., TestClient]

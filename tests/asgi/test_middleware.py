@@ -32,6 +32,7 @@ from sessionware import (
 from tests.apps import SECRET, Browser, write
 from tests.asgi.failing import FailingStore
 from tests.asgi.site import rows, statements
+from tests.services import AS_STARLETTE_DOES
 
 Managers = Callable[..., SessionManager]
 Client = Callable[..., TestClient]
@@ -63,6 +64,7 @@ def behind(manager: SessionManager, *routes: Any) -> Starlette:
     )
 
 
+@AS_STARLETTE_DOES
 def test_the_positional_parameters_are_starlettes() -> None:
     ours = list(inspect.signature(SessionMiddleware).parameters.values())
     theirs = list(inspect.signature(StarlettesMiddleware).parameters.values())
