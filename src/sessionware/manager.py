@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack
 
@@ -179,37 +179,42 @@ class SessionManager(Operations, Directory, Purges):
         """The session presented. If the store fails, one that raises ``StoreUnavailable`` on
         use.
         """
-        self._purger.start()
-        if presented.id is None:
-            return self._session(SessionState(self, self._empty, client=client))
-        sid_hash = hash_id(presented.id)
-        found: Found = self.store.fresh(sid_hash)
+        known = self._known(presented, client)
+        if isinstance(known, Session):
+            return known
         try:
-            if found is None:
-                found = self.store.runner.run_shared(
-                    sid_hash, lambda: self._load_flow(sid_hash), lambda: self.store.fresh(sid_hash)
-                )
+            found = self.store.runner.run_shared(*self._shared_load(known))
         except StoreUnavailable as error:
             return self._failed(error, client)
-        return self._found(presented.id, found, client)
+        return self._found(known, found, client)
 
     async def aload(
         self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
     ) -> Session:
         """The session presented; see ``load``."""
+        known = self._known(presented, client)
+        if isinstance(known, Session):
+            return known
+        try:
+            found = await self.store.runner.arun_shared(*self._shared_load(known))
+        except StoreUnavailable as error:
+            return self._failed(error, client)
+        return self._found(known, found, client)
+
+    def _known(self, presented: Presented, client: tuple[str | None, str | None]) -> Session | str:
+        """The session, where the store need not be asked; else the ID to ask it for."""
         self._purger.start()
         if presented.id is None:
             return self._session(SessionState(self, self._empty, client=client))
-        sid_hash = hash_id(presented.id)
-        found: Found = self.store.fresh(sid_hash)
-        try:
-            if found is None:
-                found = await self.store.runner.arun_shared(
-                    sid_hash, lambda: self._load_flow(sid_hash), lambda: self.store.fresh(sid_hash)
-                )
-        except StoreUnavailable as error:
-            return self._failed(error, client)
-        return self._found(presented.id, found, client)
+        cached = self.store.fresh(hash_id(presented.id))
+        return presented.id if cached is None else self._found(presented.id, cached, client)
+
+    def _shared_load(
+        self, session_id: str
+    ) -> tuple[bytes, Callable[[], Flow[Found]], Callable[[], Found]]:
+        """What a runner needs to load a row once for all who wait for it."""
+        sid_hash = hash_id(session_id)
+        return sid_hash, lambda: self._load_flow(sid_hash), lambda: self.store.fresh(sid_hash)
 
     def _load_flow(self, sid_hash: bytes) -> Flow[Found]:
         return self.store.load_flow(sid_hash, clock.now())
