@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from sessionware.codecs import CustomCodec, JSONCodec
 from sessionware.errors import CorruptRecord, SerializationError
@@ -176,6 +177,8 @@ STORED = [
     (timedelta(-1, 2, 3), '{"~timedelta":[-1,2,3]}'),
     (Decimal("-0.00"), '{"~decimal":"-0.00"}'),
     (UUID(int=1), '{"~uuid":"00000000-0000-0000-0000-000000000001"}'),
+    (Markup("<b>"), '{"~markup":"<b>"}'),
+    (Markup("<b>"), '{"~markup":"<b>"}'),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sessionware import SerializationError, Session, SessionManager, SessionTooLarge
-from sessionware.endings import Decided, Endings, drop_unwritten, refill
+from sessionware.endings import Decided, Endings, drop_unwritten
 from sessionware.merging import Delta
 from sessionware.plans import NOTHING, Delete, Insert, Plan, Rotate, Touch, Update
 from sessionware.records import SECONDS, Expiry, read_header
@@ -340,7 +340,7 @@ def test_dropping_and_refilling_are_no_use_of_the_session() -> None:
     session.accessed = False
     drop_unwritten(session)
     assert dict(dict.items(session)) == {"b": 2}
-    refill(session, {"x": 1})
+    session.refill({"x": 1})
     assert dict(dict.items(session)) == {"x": 1}
     assert not session.accessed
     assert not session.modified

@@ -332,7 +332,7 @@ async def test_a_cancelled_waiter_does_not_cancel_the_load_of_the_others(
 
 BLOCKING: dict[str, Callable[[Runner], Any]] = {
     "run": lambda runner: runner.run(loading()),
-    "run_shared": lambda runner: runner.run_shared("key", loading, nothing),
+    "refuse_event_loop": lambda runner: runner.refuse_event_loop(),
 }
 
 

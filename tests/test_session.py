@@ -406,7 +406,7 @@ class Link:
     def seconds_since_login(self) -> float | None:
         return self.age
 
-    def touched(self) -> None:
+    def touched(self, session: Session) -> None:
         pass
 
 

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from .config import DEFAULTS, Options
-from .errors import (
-    ConfigurationError,
-    Finding,
-    ResponseAlreadyStarted,
-    SessionGone,
-    StoreUnavailable,
+from .adapting import (
+    MANAGER_KEY,
+    UNAVAILABLE,
+    chosen_manager,
+    client_of,
+    could_not_load,
+    is_excluded,
+    is_from,
+    is_loaded_outside,
+    take_replacement,
+    two_owners,
 )
+from .config import Options
+from .errors import ResponseAlreadyStarted, SessionGone, StoreUnavailable
 from .events import logger
-from .headers import add_vary_cookie, ensure_no_store
-from .manager import Closing, SessionManager
+from .headers import sets_cookie, with_session
+from .manager import SessionManager
 from .session import NoSession, Session
 from .states import SessionState
 
 if TYPE_CHECKING:
     from starlette.datastructures import Secret
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-MANAGER_KEY = "sessionware.manager"
 
 
 class SessionMiddleware:
@@ -53,33 +56,17 @@ class SessionMiddleware:
     ) -> None:
         self.app = app
         self._owns_manager = manager is None
-        if manager is None:
-            manager = SessionManager(
-                secret_key=secret_key,
-                session_cookie=session_cookie,
-                max_age=max_age,
-                path=path,
-                same_site=same_site,
-                https_only=https_only,
-                domain=domain,
-                partitioned=partitioned,
-                **options,
-            )
-        elif options or any(
-            given != DEFAULTS.get(name)
-            for name, given in (
-                ("secret_key", secret_key),
-                ("session_cookie", session_cookie),
-                ("max_age", max_age),
-                ("path", path),
-                ("same_site", same_site),
-                ("https_only", https_only),
-                ("domain", domain),
-                ("partitioned", partitioned),
-            )
-        ):
-            raise ConfigurationError([_two_sources()])
-        self.manager = manager
+        own = {
+            "secret_key": secret_key,
+            "session_cookie": session_cookie,
+            "max_age": max_age,
+            "path": path,
+            "same_site": same_site,
+            "https_only": https_only,
+            "domain": domain,
+            "partitioned": partitioned,
+        }
+        self.manager = manager = chosen_manager(manager, own, options)
         self._exclude = manager.settings.exclude
         self._records_client = manager.settings.record_client
 
@@ -108,15 +95,8 @@ class SessionMiddleware:
         """Whether an outer middleware with the same manager has loaded the session already."""
         outer = scope.get("session")
         if _is_starlettes(outer):
-            raise ConfigurationError([_two_owners()])
-        link = outer.link() if isinstance(outer, Session) else None
-        if not isinstance(link, SessionState):
-            return False
-        if link.manager is self.manager:
-            return True
-        if link.manager.settings.session_cookie == self.manager.settings.session_cookie:
-            raise ConfigurationError([_two_owners()])
-        return False
+            raise two_owners()
+        return is_loaded_outside(outer, self.manager)
 
     def _closing_down(self, send: Send) -> Send:
         async def watching(message: Message) -> None:
@@ -139,6 +119,7 @@ class _Exchange:
         self._cookie = manager.settings.session_cookie.encode("ascii")
         self._started = False
         self._store_failed = False
+        self._answered = False
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
         try:
@@ -150,7 +131,7 @@ class _Exchange:
                 # Logged out means logged out; a store that fails at it has been reported.
                 with suppress(StoreUnavailable):
                     await self._manager.afinish(self._session, failed=True)
-            if not (self._store_failed or _is_store_failure(error)):
+            if not (self._store_failed or is_from(error, StoreUnavailable)):
                 raise
         else:
             if self._started:
@@ -160,9 +141,15 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Save before the first byte leaves."""
+        if self._answered:
+            return
         if not self._started:
             match message["type"]:
                 case "http.response.start" | "websocket.http.response.start":
+                    lost = self._store_failed and message["status"] == 500
+                    if lost or could_not_load(self._session, message["status"]):
+                        await self._unavailable()
+                        return
                     await self._begin(message, failed=message["status"] >= 500)
                 case "websocket.accept":
                     await self._begin(message, failed=False)
@@ -178,12 +165,12 @@ class _Exchange:
             self._store_failed = True
             raise
         self._started = True
-        if closing.set_cookie is not None:
+        set_cookie = self._manager.set_cookie(closing)
+        if set_cookie is not None:
             self._manager.note_scheme(self._scope.get("scheme", "http"))
         if closing.vary:
-            message["headers"] = _with_session_headers(
-                message.get("headers", ()), closing, self._cookie
-            )
+            headers = message.get("headers", ())
+            message["headers"] = with_session(headers, set_cookie, self._cookie)
 
     async def _begin_without_headers(self, message: Message) -> None:
         """A refused handshake: what is stored can be changed, but no cookie reaches the browser."""
@@ -206,24 +193,18 @@ class _Exchange:
             link.sent = None
 
     def _take_replacement(self, message: Message) -> None:
-        """An application may have put a mapping of its own into ``scope["session"]``."""
         current = self._scope.get("session")
-        if current is self._session or not isinstance(current, dict):
+        if _is_starlettes(current) and current is not self._session:
+            if any(sets_cookie(header, self._cookie) for header in message.get("headers", ())):
+                raise two_owners()
             return
-        if _is_starlettes(current):
-            if any(_sets(header, self._cookie) for header in message.get("headers", ())):
-                raise ConfigurationError([_two_owners()])
-            return
-        if isinstance(current, Session) and current.link() is not None:
-            # An inner middleware with a cookie of its own put its session there.
-            return
-        self._session.clear()
-        self._session.update(current)
+        take_replacement(self._session, current)
 
     async def _unavailable(self) -> None:
         """503 with Retry-After, in place of a response that depends on a session nobody could
         read.
         """
+        self._started = self._answered = True
         retry_after = str(self._manager.retry_after).encode()
         prefix = ""
         if self._websocket:
@@ -231,37 +212,19 @@ class _Exchange:
                 await self._send({"type": "websocket.close", "code": 1013, "reason": ""})
                 return
             prefix = "websocket."
-        body = b"Service Unavailable"
         await self._send(
             {
                 "type": f"{prefix}http.response.start",
                 "status": 503,
                 "headers": [
                     (b"content-type", b"text/plain; charset=utf-8"),
-                    (b"content-length", str(len(body)).encode()),
+                    (b"content-length", str(len(UNAVAILABLE)).encode()),
                     (b"cache-control", b"no-store"),
                     (b"retry-after", retry_after),
                 ],
             }
         )
-        await self._send({"type": f"{prefix}http.response.body", "body": body})
-
-
-def _with_session_headers(
-    headers: Iterable[tuple[bytes, bytes]], closing: Closing, name: bytes
-) -> list[tuple[bytes, bytes]]:
-    merged = add_vary_cookie(headers)
-    if closing.set_cookie is not None:
-        merged = [header for header in ensure_no_store(merged) if not _sets(header, name)]
-        merged.append((b"set-cookie", closing.set_cookie.encode("latin-1")))
-    return merged
-
-
-def _sets(header: tuple[bytes, bytes], name: bytes) -> bool:
-    """Whether a header of the application's sets our cookie: one at most may (RFC 6265bis
-    4.1.1).
-    """
-    return header[0].lower() == b"set-cookie" and header[1].partition(b"=")[0].strip() == name
+        await self._send({"type": f"{prefix}http.response.body", "body": UNAVAILABLE})
 
 
 def _is_starlettes(session: object) -> bool:
@@ -272,53 +235,7 @@ def _is_starlettes(session: object) -> bool:
     return type(session).__module__ == "starlette.middleware.sessions"
 
 
-def _is_store_failure(error: Exception) -> bool:
-    if isinstance(error, ExceptionGroup):
-        return error.subgroup(StoreUnavailable) is not None
-    return isinstance(error, StoreUnavailable)
-
-
-def is_excluded(path: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a path is one of the prefixes or below it; ``/static`` is not a prefix of
-    ``/statics``.
-    """
-    return any(
-        path == prefix or path.startswith(prefix if prefix.endswith("/") else prefix + "/")
-        for prefix in prefixes
-    )
-
-
 def _client(scope: Scope) -> tuple[str | None, str | None]:
-    """Address and user agent as the server saw them; headers of proxies are the server's
-    business.
-    """
     client = scope.get("client")
     agent = next((value for name, value in scope["headers"] if name == b"user-agent"), None)
-    return (
-        _printable(str(client[0]))[:45] if client else None,
-        None if agent is None else _printable(agent.decode("latin-1"))[:255],
-    )
-
-
-def _printable(text: str) -> str:
-    """Without what a database, or who looks at a device list, could choke on."""
-    return "".join(character for character in text if character.isprintable())
-
-
-def _two_sources() -> Finding:
-    return Finding(
-        "SW035",
-        "manager",
-        "the manager has its settings already; others given beside it would be ignored.",
-        "give either a manager or settings.",
-    )
-
-
-def _two_owners() -> Finding:
-    return Finding(
-        "SW035",
-        "session_cookie",
-        "two session middlewares would own request.session, or write the same cookie.",
-        "remove one (Starlette's own, if it is there), share one manager, or give two of ours "
-        "different cookie names.",
-    )
+    return client_of(client and client[0], None if agent is None else agent.decode("latin-1"))

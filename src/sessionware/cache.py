@@ -82,6 +82,12 @@ class RowCache:
             self.misses += 1
             return None
 
+    def peek(self, key: bytes) -> Row | None:
+        """The cached row, for a guess: not counted, and nothing that may be served."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return None if entry is None else entry.row
+
     def token(self, key: bytes) -> int:
         """Take this before reading the row from the store; ``fill`` wants it."""
         with self._lock:

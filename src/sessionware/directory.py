@@ -14,7 +14,7 @@ from .events import EventSink
 from .flows import Flow, T, twins
 from .records import read_header
 from .session import Session, as_datetime
-from .states import SessionState, state_of
+from .states import state_of
 from .stores.cached import CachedStore
 from .stores.protocol import Row
 from .users import user_name
@@ -58,8 +58,10 @@ class Directory:
         self, user_id: Any, current: Session | None = None
     ) -> Flow[list[SessionInfo]]:
         """The live sessions of a user, latest seen first; ``current`` marks the one given."""
+        return self._listed(user_id, _loaded_row(current))
+
+    def _listed(self, user_id: Any, own: Row | None) -> Flow[list[SessionInfo]]:
         rows = yield from self._rows_of(user_id)
-        own = None if current is None else state_of(current).row
         listed = []
         for row in rows:
             handle = _handle(row)
@@ -84,8 +86,10 @@ class Directory:
 
     def revoke_user_flow(self, user_id: Any, keep: Session | None = None) -> Flow[int]:
         """End every session of a user, but ``keep`` where given; how many were ended."""
-        kept: SessionState | None = None if keep is None else state_of(keep)
-        kept_id = None if kept is None or kept.row is None else kept.row.id
+        return self._revoke_all_of(user_id, _loaded_row(keep))
+
+    def _revoke_all_of(self, user_id: Any, kept: Row | None) -> Flow[int]:
+        kept_id = None if kept is None else kept.id
         if user_id is None:
             return 0
         name = user_name(user_id)
@@ -104,6 +108,16 @@ class Directory:
     revoke, arevoke = twins(revoke_flow)
     revoke_user, arevoke_user = twins(revoke_user_flow)
     revoke_all, arevoke_all = twins(revoke_all_flow)
+
+
+def _loaded_row(session: Session | None) -> Row | None:
+    """The row of a session, loaded in the caller's thread where it is still to be loaded: the flow
+    runs in a worker thread, which must not wait for another one.
+    """
+    if session is None:
+        return None
+    session.mark_accessed()
+    return state_of(session).row
 
 
 def _once_more(flow: Callable[[], Flow[T]]) -> Flow[T]:

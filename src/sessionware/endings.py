@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 from .lifetimes import DEFAULT_EXPIRY, as_expiry
 from .merging import Delta, diff
@@ -182,9 +181,3 @@ def drop_unwritten(session: Session) -> None:
     """Leave only what this request wrote: the rest is another user's."""
     for key in [key for key in dict.keys(session) if key not in session.written]:
         dict.__delitem__(session, key)
-
-
-def refill(session: Session, content: dict[Any, Any]) -> None:
-    """Give the application's own dict the content that the store holds now."""
-    dict.clear(session)
-    dict.update(session, content)

@@ -94,11 +94,6 @@ def add_vary_cookie(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes,
     return _ASGI_VARY.apply(headers)
 
 
-def add_vary_cookie_wsgi(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Do for WSGI headers what :func:`add_vary_cookie` does for ASGI headers."""
-    return _WSGI_VARY.apply(headers)
-
-
 def ensure_no_store(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return ASGI headers with ``Cache-Control: no-store``, for a response that sets a cookie.
 
@@ -108,6 +103,46 @@ def ensure_no_store(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes,
     return _ASGI_CONTROL.apply(headers)
 
 
+def add_vary_cookie_wsgi(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Do for WSGI headers what :func:`add_vary_cookie` does for ASGI headers."""
+    return _WSGI_VARY.apply(headers)
+
+
 def ensure_no_store_wsgi(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Do for WSGI headers what :func:`ensure_no_store` does for ASGI headers."""
     return _WSGI_CONTROL.apply(headers)
+
+
+def sets_cookie(header: tuple[bytes, bytes], name: bytes) -> bool:
+    """Whether an ASGI header sets the cookie of that name."""
+    return header[0].lower() == b"set-cookie" and header[1].partition(b"=")[0].strip() == name
+
+
+def with_session(
+    headers: Iterable[tuple[bytes, bytes]], set_cookie: str | None, name: bytes
+) -> list[tuple[bytes, bytes]]:
+    """Return ASGI headers for a response that depends on the session, and sets its cookie.
+
+    A ``Set-Cookie`` of the application's for the same name makes room: one at most may be there
+    (RFC 6265bis section 4.1.1).
+    """
+    merged = add_vary_cookie(headers)
+    if set_cookie is not None:
+        merged = [field for field in ensure_no_store(merged) if not sets_cookie(field, name)]
+        merged.append((b"set-cookie", set_cookie.encode("latin-1")))
+    return merged
+
+
+def with_session_wsgi(
+    headers: Iterable[tuple[str, str]], set_cookie: str | None, name: str
+) -> list[tuple[str, str]]:
+    """Do for WSGI headers what :func:`with_session` does for ASGI headers."""
+    merged = add_vary_cookie_wsgi(headers)
+    if set_cookie is not None:
+        merged = [
+            (key, value)
+            for key, value in ensure_no_store_wsgi(merged)
+            if key.lower() != "set-cookie" or value.partition("=")[0].strip() != name
+        ]
+        merged.append(("Set-Cookie", set_cookie))
+    return merged

@@ -26,11 +26,11 @@ from .errors import (
 )
 from .events import EventSink, logger
 from .flows import Flow
-from .lifetimes import Lifetimes
+from .lifetimes import DEFAULT_EXPIRY, Lifetimes
 from .operations import Operations
 from .plans import Nothing, Touch
 from .purging import Purger, Purges
-from .records import RecordFormat
+from .records import RecordFormat, read_header
 from .rows import Lost, RowMaker, Verdict, started
 from .runners import LoopRunner
 from .session import Session
@@ -41,6 +41,7 @@ from .stores.protocol import RETIRED, Found, Row
 from .tokens import Tokens, hash_id
 
 T = TypeVar("T")
+AnySession = TypeVar("AnySession", bound=Session)
 _managers: weakref.WeakSet[SessionManager] = weakref.WeakSet()
 
 
@@ -58,15 +59,20 @@ class ManagerOptions(Options, total=False):
 
 
 class Closing(NamedTuple):
-    """What the response has to carry: the Set-Cookie value, and whether it varies with the
-    cookie.
+    """What the response has to carry: the cookie's fate, and whether it varies with the cookie.
+
+    ``id``, the secret, and ``max_age`` (seconds; None: until the browser closes) go with a cookie
+    that is to be set; ``lasting`` says that the session was given a lifetime of its own.
     """
 
-    set_cookie: str | None
+    cookie: CookieDue
     vary: bool
+    id: str | None = None
+    max_age: int | None = None
+    lasting: bool = False
 
     def __repr__(self) -> str:
-        return f"Closing(set_cookie={self.set_cookie is not None}, vary={self.vary})"
+        return f"Closing({self.cookie.value}, vary={self.vary})"
 
 
 class SessionManager(Operations, Directory, Purges):
@@ -156,9 +162,12 @@ class SessionManager(Operations, Directory, Purges):
 
     # Opening.
 
-    def identify(self, values: Sequence[bytes] | None) -> Presented:
-        """Which session the cookie values name; forged and ambiguous ones are reported."""
-        presented = identify(values, self._tokens)
+    def identify(self, values: Sequence[bytes] | None, tokens: Tokens | None = None) -> Presented:
+        """Which session the cookie values name; forged and ambiguous ones are reported.
+
+        ``tokens`` verifies them in place of the manager's own keys.
+        """
+        presented = identify(values, tokens or self._tokens)
         if presented.kind is Kind.BAD:
             self.events.emit("bad_signature")
         elif presented.kind is Kind.DUPLICATE:
@@ -179,76 +188,124 @@ class SessionManager(Operations, Directory, Purges):
         """The session presented. If the store fails, one that raises ``StoreUnavailable`` on
         use.
         """
-        known = self._known(presented, client)
-        if isinstance(known, Session):
-            return known
-        try:
-            found = self.store.runner.run_shared(*self._shared_load(known))
-        except StoreUnavailable as error:
-            return self._failed(error, client)
-        return self._found(known, found, client)
+        session = self.attach(Session(), presented, client)
+        if presented.id is not None:
+            self.store.runner.refuse_event_loop()
+            self.ensure_loaded(session)
+        return session
 
     async def aload(
         self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
     ) -> Session:
         """The session presented; see ``load``."""
-        known = self._known(presented, client)
-        if isinstance(known, Session):
-            return known
-        try:
-            found = await self.store.runner.arun_shared(*self._shared_load(known))
-        except StoreUnavailable as error:
-            return self._failed(error, client)
-        return self._found(known, found, client)
+        session = self.attach(Session(), presented, client)
+        if presented.id is not None:
+            await self.aensure_loaded(session)
+        return session
 
-    def _known(self, presented: Presented, client: tuple[str | None, str | None]) -> Session | str:
-        """The session, where the store need not be asked; else the ID to ask it for."""
+    def attach(
+        self,
+        session: AnySession,
+        presented: Presented,
+        client: tuple[str | None, str | None] = (None, None),
+    ) -> AnySession:
+        """Tie an empty session to what a request presents: it is loaded at its first access, or by
+        ``ensure_loaded``.
+        """
         self._purger.start()
-        if presented.id is None:
-            return self._session(SessionState(self, self._empty, client=client))
-        cached = self.store.fresh(hash_id(presented.id))
-        return presented.id if cached is None else self._found(presented.id, cached, client)
+        session.attach(SessionState(self, self._empty, client=client, pending=presented.id))
+        if presented.id is not None:
+            session.hold_back()
+        return session
+
+    def ensure_loaded(self, session: Session) -> None:
+        """Load a session that is attached only; no access of the application's. For threads.
+
+        If the store fails, the session raises ``StoreUnavailable`` on use.
+        """
+        state = state_of(session)
+        if state.pending is None:
+            return
+        sid_hash = hash_id(state.pending)
+        found: Found | StoreUnavailable = self.store.fresh(sid_hash)
+        if found is None:
+            try:
+                found = self.store.runner.run_shared(*self._shared_load(sid_hash))
+            except StoreUnavailable as error:
+                found = error
+        self._fill(session, state, found)
+
+    async def aensure_loaded(self, session: Session) -> None:
+        """Load a session that is attached only; see ``ensure_loaded``."""
+        state = state_of(session)
+        if state.pending is None:
+            return
+        sid_hash = hash_id(state.pending)
+        found: Found | StoreUnavailable = self.store.fresh(sid_hash)
+        if found is None:
+            try:
+                found = await self.store.runner.arun_shared(*self._shared_load(sid_hash))
+            except StoreUnavailable as error:
+                found = error
+        self._fill(session, state, found)
+
+    def glimpse(self, session: Session) -> dict[Any, Any] | None:
+        """A copy of the content as this process last saw it, which may be out of date; None if it
+        saw none. No I/O, and no access of the application's.
+        """
+        state = state_of(session)
+        if state.pending is None:
+            return dict(dict.items(session))
+        row = self.store.cache.peek(hash_id(state.pending))
+        if row is None:
+            return None
+        try:
+            record = self._records.read(row.data, sid_hash=row.sid_hash)
+            return self.codec.decode(record.payload, record.rich)
+        except CorruptRecord:
+            return None
 
     def _shared_load(
-        self, session_id: str
+        self, sid_hash: bytes
     ) -> tuple[bytes, Callable[[], Flow[Found]], Callable[[], Found]]:
         """What a runner needs to load a row once for all who wait for it."""
-        sid_hash = hash_id(session_id)
         return sid_hash, lambda: self._load_flow(sid_hash), lambda: self.store.fresh(sid_hash)
 
     def _load_flow(self, sid_hash: bytes) -> Flow[Found]:
         return self.store.load_flow(sid_hash, clock.now())
 
-    def _session(self, state: SessionState, content: dict[Any, Any] | None = None) -> Session:
-        session = Session(content or {})
-        session.attach(state)
-        return session
+    def _fill(self, session: Session, state: SessionState, found: Found | StoreUnavailable) -> None:
+        """Give the session what the store answered."""
+        session_id, state.pending = state.pending, None
+        session.refill(self._content(state, session_id, found))
+        if state.started:
+            # Loaded after the response began: what follows is late.
+            state.sent = state.payload
 
-    def _failed(self, error: StoreUnavailable, client: tuple[str | None, str | None]) -> Session:
-        self.events.emit("store_error", detail=str(error))
-        return self._session(SessionState(self, self._empty, client=client, failure=error))
-
-    def _found(
-        self, session_id: str, found: Found, client: tuple[str | None, str | None]
-    ) -> Session:
-        state = SessionState(self, self._empty, client=client)
+    def _content(
+        self, state: SessionState, session_id: str | None, found: Found | StoreUnavailable
+    ) -> dict[Any, Any]:
+        if isinstance(found, StoreUnavailable):
+            self.events.emit("store_error", detail=str(found))
+            state.failure = found
+            return {}
         if found is RETIRED:
             self.events.emit("retired_id_used", detail="an ID that a rotation replaced lately")
             state.savable = False
         if not isinstance(found, Row):
-            return self._session(state)
+            return {}
         if found.expires_at <= clock.now():
             self.events.emit("expired")
-            return self._session(state)
+            return {}
         try:
             record = self._records.read(found.data, sid_hash=found.sid_hash)
             content = self.codec.decode(record.payload, record.rich)
         except CorruptRecord as error:
             self.events.emit("corrupt", detail=str(error))
-            return self._session(state)
+            return {}
         state.id, state.row, state.header = session_id, found, record.header
         state.payload, state.rich = record.payload, record.rich
-        return self._session(state, content)
+        return content
 
     # Closing.
 
@@ -257,11 +314,11 @@ class SessionManager(Operations, Directory, Purges):
 
         ``failed`` discards changes. Raises as ``Session.save`` does, but ``SessionGone``.
         """
-        return _header_list(self.finish(session, failed=failed))
+        return self._header_list(self.finish(session, failed=failed))
 
     async def aclose(self, session: Session, *, failed: bool = False) -> list[tuple[str, str]]:
         """Save what there is to save and give the response's headers; see ``close``."""
-        return _header_list(await self.afinish(session, failed=failed))
+        return self._header_list(await self.afinish(session, failed=failed))
 
     def finish(self, session: Session, *, failed: bool = False) -> Closing:
         """Save as the response begins, and say what it has to carry."""
@@ -286,7 +343,9 @@ class SessionManager(Operations, Directory, Purges):
     def _decided(self, session: Session, failed: bool) -> Decided | None:
         """None where there is nothing to do: most requests only read."""
         state = state_of(session)
-        if state.failure is not None:
+        if state.pending is not None and self._renewal_may_be_due(state.pending):
+            self.ensure_loaded(session)
+        if state.pending is not None or state.failure is not None:
             return None
         decided = self.endings.decide(state, session, clock.now(), failed=failed)
         # What a failed request changed is discarded, and nobody misses it.
@@ -296,27 +355,59 @@ class SessionManager(Operations, Directory, Purges):
             return None
         return decided
 
+    def _renewal_may_be_due(self, session_id: str) -> bool:
+        """Whether a request that never looked at its session could have to renew it, by what this
+        process last saw of it.
+        """
+        if not self._lifetimes.rolling and self._lifetimes.idle is None:
+            return False
+        row = self.store.cache.peek(hash_id(session_id))
+        try:
+            return row is None or self.rows.touch_due(row, read_header(row.data), clock.now())
+        except CorruptRecord:
+            return False
+
     def _closing(self, session: Session) -> Closing:
         state = state_of(session)
         state.started = True
         cookie, state.cookie = state.cookie, CookieDue.NOTHING
-        value: str | None = None
+        if cookie is CookieDue.SET:
+            return self.reissued(session)
         if cookie is CookieDue.EXPIRE:
-            value = self._writer.expire()
-        elif cookie is CookieDue.SET and state.id is not None:
-            value = self._set_cookie(state, state.id)
-        return Closing(value, session.accessed or value is not None)
+            return Closing(cookie, vary=True)
+        return Closing(cookie, session.accessed)
 
-    def _set_cookie(self, state: SessionState, session_id: str) -> str:
-        assert state.row is not None
-        assert state.header is not None
+    def reissued(self, session: Session) -> Closing:
+        """The cookie of a stored session once more, as long as that lives from now on."""
+        state = state_of(session)
+        if state.id is None or state.row is None or state.header is None:
+            return Closing(CookieDue.NOTHING, session.accessed)
         max_age = self._lifetimes.cookie_max_age(
             state.header.expiry,
             renewed=self.rows.renewed(state.header, state.row),
             started=started(state.row),
             now=clock.now(),
         )
-        return self._writer.set(self._tokens.sign(session_id), max_age)
+        lasting = state.header.expiry != DEFAULT_EXPIRY
+        return Closing(CookieDue.SET, True, state.id, max_age, lasting)
+
+    def set_cookie(self, closing: Closing) -> str | None:
+        """The Set-Cookie value that a response needs, by the manager's own settings."""
+        if closing.cookie is CookieDue.EXPIRE:
+            return self._writer.expire()
+        if closing.id is None:
+            return None
+        return self._writer.set(self._tokens.sign(closing.id), closing.max_age)
+
+    def _header_list(self, closing: Closing) -> list[tuple[str, str]]:
+        headers: list[tuple[str, str]] = []
+        set_cookie = self.set_cookie(closing)
+        if closing.vary:
+            headers.append(("Vary", "Cookie"))
+        if set_cookie is not None:
+            headers.append(("Cache-Control", "no-store"))
+            headers.append(("Set-Cookie", set_cookie))
+        return headers
 
     def check_late_change(self, session: Session) -> None:
         """At the end of a request: raise ``ResponseAlreadyStarted`` if a change missed the
@@ -334,7 +425,8 @@ class SessionManager(Operations, Directory, Purges):
         self.events.emit("late_change", state.handle, "changed after the response had begun")
         raise ResponseAlreadyStarted(
             "the session was changed after the response had begun, and the change is lost: change "
-            "it before, or call `await session.asave()` where the cookie is already there"
+            "it before, or call `await session.asave()` (in a thread: `session.save()`) where the "
+            "cookie is already there"
         )
 
     def note_scheme(self, scheme: str) -> None:
@@ -415,16 +507,6 @@ def _fields(cookie_header: str | bytes | None) -> list[bytes]:
         else cookie_header
     )
     return [raw]
-
-
-def _header_list(closing: Closing) -> list[tuple[str, str]]:
-    headers: list[tuple[str, str]] = []
-    if closing.vary:
-        headers.append(("Vary", "Cookie"))
-    if closing.set_cookie is not None:
-        headers.append(("Cache-Control", "no-store"))
-        headers.append(("Set-Cookie", closing.set_cookie))
-    return headers
 
 
 def _after_fork() -> None:

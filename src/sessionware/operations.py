@@ -8,7 +8,7 @@ from typing import Any
 from . import clock
 from .codecs import Codec
 from .commits import Committer
-from .endings import Decided, Endings, refill
+from .endings import Decided, Endings
 from .errors import ResponseAlreadyStarted, SessionGone
 from .flows import Flow, T, twins
 from .merging import Delta, diff, merge
@@ -18,6 +18,7 @@ from .rows import Change, Done, Edit, Emptied, Lost, Next, RowMaker, Verdict
 from .session import Session
 from .states import SessionState, attempting, state_of
 from .stores.cached import CachedStore
+from .stores.protocol import Row
 
 _RAISE: Any = object()
 
@@ -81,7 +82,7 @@ class Operations:
             base = self.codec.decode(decided.payload, rich)
             mine = dict(dict.items(session))
             stored = self.codec.decode(work.payload, work.rich)
-            refill(session, merge(diff(base, mine, self.codec.fingerprint), mine, stored))
+            session.refill(merge(diff(base, mine, self.codec.fingerprint), mine, stored))
         if state.sent is not None:
             state.sent = state.payload
 
@@ -138,24 +139,45 @@ class Operations:
         stored = self.codec.decode(state.payload, state.rich)
         own = Delta(delta.written - {key}, delta.deleted - {key})
         session.written.discard(key)
-        refill(session, merge(own, dict(dict.items(session)), stored))
+        session.refill(merge(own, dict(dict.items(session)), stored))
         if state.sent is not None:
             state.sent = state.payload
         return verdict.result if isinstance(verdict, Next | Emptied | Done) else None
 
     def revalidate_flow(self, session: Session) -> Flow[bool]:
         """Whether the row still stands; see ``Session.revalidate``."""
-        row = self._usable(session).row
+        # Here, and not in the flow: where it is still to be loaded, a worker thread must not wait
+        # for another one.
+        return self._stands(self._usable(session).row)
+
+    def stands_flow(self, session: Session) -> Flow[bool]:
+        """As ``revalidate``, but no access of the application's, and from the cache where that is
+        known to be current.
+        """
+        row = state_of(session).row
+        cached = None if row is None else self.store.fresh(row.sid_hash)
+        if row is not None and cached is not None and cached.id == row.id:
+            return _already(True)
+        return self._stands(row)
+
+    def _stands(self, row: Row | None) -> Flow[bool]:
         if row is None:
             return False
         stamp = yield from self.store.stamp_flow(row.sid_hash)
         return stamp is not None and stamp.id == row.id and stamp.expires_at > clock.now()
 
     revalidate, arevalidate = twins(revalidate_flow)
+    stands, astands = twins(stands_flow)
 
     def _usable(self, session: Session) -> SessionState:
         session.mark_accessed()
         return state_of(session)
+
+
+def _already(answer: T) -> Flow[T]:
+    """A flow that asks for nothing."""
+    return answer
+    yield
 
 
 def _is_unsaved(state: SessionState, session: Session, key: Any) -> bool:
@@ -194,5 +216,5 @@ def _edit_unstored(session: Session, key: Any, edit: Edit) -> Any:
     if edited:
         session.mark_modified()
         session.written.add(key)
-        refill(session, content)
+        session.refill(content)
     return result

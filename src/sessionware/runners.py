@@ -27,8 +27,13 @@ T = TypeVar("T")
 
 
 class Runner(Protocol):
-    """Runs flows, in both worlds where the store allows it."""
+    """Runs flows, in both worlds where the store allows it.
 
+    ``run_shared`` waits wherever it is called: Flask runs an ``async def`` view in an event loop of
+    its own, in a thread that nobody else waits for. ``refuse_event_loop`` is for everybody else.
+    """
+
+    def refuse_event_loop(self) -> None: ...
     def run(self, flow: Flow[T], /) -> T: ...
     async def arun(self, flow: Flow[T], /) -> T: ...
     def run_shared(
@@ -144,8 +149,15 @@ class ThreadRunner:
                 self._threads.submit(self._store.renew)
         return _too_slow(self._timeout)
 
+    def refuse_event_loop(self) -> None:
+        """Raise ``RuntimeError`` where waiting would block an event loop."""
+        if in_event_loop():
+            raise RuntimeError(
+                "this would block the event loop: use the twin with an `a` (`await asave()`)"
+            )
+
     def run(self, flow: Flow[T], /) -> T:
-        _refuse_in_event_loop()
+        self.refuse_event_loop()
         return self._outcome(self._submit(flow), self._timeout)
 
     async def arun(self, flow: Flow[T], /) -> T:
@@ -154,7 +166,6 @@ class ThreadRunner:
     def run_shared(
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
     ) -> T:
-        _refuse_in_event_loop()
         deadline = time.monotonic() + self._timeout
         while True:
             future, current = self._flights.join(key, lambda begin: self._submit(flow(), begin))
@@ -254,6 +265,9 @@ class LoopRunner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return future
+
+    def refuse_event_loop(self) -> None:
+        """``run`` says it with the fix."""
 
     def run(self, flow: Flow[T], /) -> T:
         """From a worker thread of the event loop only (a ``def`` endpoint)."""
@@ -360,6 +374,9 @@ class InlineRunner:
         self._store = store
         self._awaited = _Awaited(store)
 
+    def refuse_event_loop(self) -> None:
+        """Nothing ever waits here."""
+
     def run(self, flow: Flow[T], /) -> T:
         return drive(flow, self._store)
 
@@ -412,13 +429,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _on_asyncio() -> bool:
     return _running_loop() is not None
-
-
-def _refuse_in_event_loop() -> None:
-    if in_event_loop():
-        raise RuntimeError(
-            "this would block the event loop: use the twin with an `a` (`await asave()`)"
-        )
 
 
 def _async_only() -> Finding:

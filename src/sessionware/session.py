@@ -13,6 +13,16 @@ ExpiryArgument: TypeAlias = float | timedelta | datetime | None
 _NO_DEFAULT: Any = object()
 
 
+class _Unloaded:
+    """The only key of a session that is not loaded yet; see ``Session.hold_back``."""
+
+    def __repr__(self) -> str:
+        return "<not loaded yet>"
+
+
+_UNLOADED = _Unloaded()
+
+
 class SessionLink(Protocol):
     """What ties a session to its manager; absent on a ``Session`` built by hand."""
 
@@ -25,7 +35,7 @@ class SessionLink(Protocol):
     @property
     def authenticated_at(self) -> int | None: ...
     def seconds_since_login(self) -> float | None: ...
-    def touched(self) -> None: ...
+    def touched(self, session: Session) -> None: ...
     def save(self, session: Session) -> None: ...
     async def asave(self, session: Session) -> None: ...
     def take(self, session: Session, key: Any, default: Any) -> Any: ...
@@ -132,14 +142,27 @@ class Session(dict[Any, Any]):
         """The tie to the manager, or None for a session built by hand."""
         return self._link
 
+    def hold_back(self) -> None:
+        """Stand for content that is loaded at the first access.
+
+        C code that asks for the size first, as ``json.dumps`` does, must not find it empty; code
+        that copies the items behind our back fails at the key, where ``{}`` would be a silent lie.
+        """
+        dict.__setitem__(self, _UNLOADED, None)
+
+    def refill(self, content: dict[Any, Any]) -> None:
+        """Hold what the store holds; no change, and no access, of the application's."""
+        dict.clear(self)
+        dict.update(self, content)
+
     def mark_accessed(self) -> None:
         """Note that the response depends on the session (``Vary: Cookie``).
 
-        Raises ``StoreUnavailable`` if the session could not be loaded.
+        Under WSGI this loads the session. Raises ``StoreUnavailable`` if it can't be loaded.
         """
         self.accessed = True
         if self._link is not None:
-            self._link.touched()
+            self._link.touched(self)
 
     def mark_modified(self) -> None:
         """Note that the session was changed. Nested changes are found without this."""
@@ -189,6 +212,8 @@ class Session(dict[Any, Any]):
     def __repr__(self) -> str:
         """Only the keys' number: session data does not belong into logs."""
         self.accessed = True
+        if dict.__contains__(self, _UNLOADED):
+            return f"<{type(self).__name__}, not loaded yet>"
         return f"<{type(self).__name__} with {dict.__len__(self)} keys>"
 
     __str__ = __repr__

@@ -35,15 +35,17 @@ class CookieDue(Enum):
 class SessionState:
     """One request's session, as loaded and as committed since.
 
-    ``id`` is the secret; ``empty`` how no content at all is encoded; ``payload`` the content as it
-    is in the store. ``savable`` is False for an ID that was rotated away: nothing of such a request
-    is kept, and no cookie goes out. ``failure`` says that the store could not be asked: whoever
-    needs the session gets it raised.
+    ``id`` is the secret, ``pending`` that of a session to be loaded at its first access; ``empty``
+    how no content at all is encoded; ``payload`` the content as it is in the store. ``savable`` is
+    False for an ID that was rotated away: nothing of such a request is kept, and no cookie goes
+    out. ``failure`` says that the store could not be asked: whoever needs the session gets it
+    raised.
     """
 
     manager: SessionManager = field(repr=False)
     empty: bytes = field(default=b"{}", repr=False)
     id: str | None = field(default=None, repr=False)
+    pending: str | None = field(default=None, repr=False)
     row: Row | None = field(default=None, repr=False)
     header: Header | None = field(default=None, repr=False)
     payload: bytes = field(default=b"", repr=False)
@@ -112,7 +114,9 @@ class SessionState:
         at = self.authenticated_at
         return None if at is None else (clock.now() - at) / 1000
 
-    def touched(self) -> None:
+    def touched(self, session: Session) -> None:
+        if self.pending is not None:
+            self.manager.ensure_loaded(session)
         if self.failure is not None:
             raise self.failure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -14,6 +15,12 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from .errors import CorruptRecord
+
+_markup: type[Any] = str
+with suppress(ImportError):  # Jinja2 brings it, and with it Flask.
+    from markupsafe import Markup
+
+    _markup = Markup
 
 to_json: Final = msgspec.json.Encoder().encode
 
@@ -51,6 +58,10 @@ def checked_text(value: str) -> str:
         except UnicodeEncodeError:
             raise Refused(SURROGATE) from None
     return value
+
+
+def _pack_text(value: str) -> str:
+    return checked_text(str.__str__(value))
 
 
 def _string(value: Any) -> str:
@@ -168,8 +179,10 @@ TAGS: tuple[Tag, ...] = (
     ),
     Tag("~decimal", Decimal, _pack_decimal, _unpack_decimal),
     Tag("~uuid", UUID, str, UUID),
+    # Without markupsafe there is none to pack, and what another application stored is text.
+    Tag("~markup", _markup, _pack_text, lambda packed: _markup(_string(packed))),
 )
-BY_KIND: Final = {tag.kind: tag for tag in TAGS}
+BY_KIND: Final = {tag.kind: tag for tag in TAGS if tag.kind is not str}
 BY_NAME: Final = {tag.name: tag for tag in TAGS}
 STORABLE: Final = frozenset({*BY_KIND, str, float, list})
 

@@ -1,0 +1,146 @@
+"""What the adapters of all frameworks share: no framework in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import make_url
+
+from .config import DEFAULTS
+from .errors import ConfigurationError, Finding
+from .manager import SessionManager
+from .runners import LoopRunner
+from .session import Session
+from .states import SessionState, state_of
+
+SESSION_KEY: Final = "sessionware.session"
+MANAGER_KEY: Final = "sessionware.manager"
+
+_SYNC_TWINS: Final = {
+    "sqlite+aiosqlite": "sqlite",
+    "postgresql+asyncpg": "postgresql+psycopg",
+    "postgresql+psycopg_async": "postgresql+psycopg",
+    "mysql+asyncmy": "mysql+pymysql",
+    "mysql+aiomysql": "mysql+pymysql",
+    "mariadb+asyncmy": "mariadb+pymysql",
+    "mariadb+aiomysql": "mariadb+pymysql",
+}
+
+UNAVAILABLE: Final = b"Service Unavailable"
+"""The body of a 503, in place of a response that depends on a session nobody could read."""
+
+
+def chosen_manager(
+    manager: SessionManager | None, own: Mapping[str, Any], options: Mapping[str, Any]
+) -> SessionManager:
+    """The manager given, or one made of a middleware's ``own`` arguments and its ``options``.
+
+    Raises ``ConfigurationError`` if both were given.
+    """
+    if manager is None:
+        return SessionManager(**own, **options)
+    if options or any(given != DEFAULTS.get(name) for name, given in own.items()):
+        raise ConfigurationError([_two_sources()])
+    return manager
+
+
+def refuse_async_store(manager: SessionManager) -> None:
+    """Raise ``ConfigurationError`` if the store can be used under an event loop only (M20)."""
+    if not isinstance(manager.store.runner, LoopRunner):
+        return
+    given = manager.settings.store
+    url = getattr(given, "url", given)
+    fix = "use a store with plain methods."
+    if isinstance(url, str) or hasattr(url, "drivername"):
+        name = make_url(url).drivername
+        fix = f"use its sync twin, {_SYNC_TWINS.get(name, name.partition('+')[0])}://."
+    message = "an async driver needs an event loop, and WSGI has none."
+    raise ConfigurationError([Finding("SW020", "store", message, fix)])
+
+
+def is_excluded(path: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a path is one of the prefixes or below it; ``/static`` is not a prefix of
+    ``/statics``.
+    """
+    return any(
+        path == prefix or path.startswith(prefix if prefix.endswith("/") else prefix + "/")
+        for prefix in prefixes
+    )
+
+
+def client_of(address: object, user_agent: str | None) -> tuple[str | None, str | None]:
+    """Address and user agent as the server saw them; headers of proxies are the server's
+    business.
+    """
+    return (
+        _printable(str(address))[:45] if address else None,
+        None if user_agent is None else _printable(user_agent)[:255],
+    )
+
+
+def _printable(text: str) -> str:
+    """Without what a database, or who looks at a device list, could choke on."""
+    return "".join(character for character in text if character.isprintable())
+
+
+def is_loaded_outside(outer: object, manager: SessionManager) -> bool:
+    """Whether what an outer middleware left in the request is our session of the same manager.
+
+    Raises ``ConfigurationError`` if another middleware owns the same cookie.
+    """
+    link = outer.link() if isinstance(outer, Session) else None
+    if not isinstance(link, SessionState):
+        return False
+    if link.manager is manager:
+        return True
+    if link.manager.settings.session_cookie == manager.settings.session_cookie:
+        raise two_owners()
+    return False
+
+
+def take_replacement(session: Session, current: object) -> None:
+    """An application may have put a mapping of its own where the request's session was."""
+    if current is session or not isinstance(current, dict):
+        return
+    if isinstance(current, Session) and current.link() is not None:
+        # An inner middleware with a cookie of its own put its session there.
+        return
+    session.clear()
+    session.update(current)
+
+
+def could_not_load(session: Session, status: int) -> bool:
+    """Whether a framework made its catch-all 500 of a session that could not be read."""
+    return status == 500 and session.accessed and state_of(session).failure is not None
+
+
+def is_from(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether an exception, or one of its group, is of that kind."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kind) is not None
+    return isinstance(error, kind)
+
+
+def _two_sources() -> Finding:
+    return Finding(
+        "SW035",
+        "manager",
+        "the manager has its settings already; others given beside it would be ignored.",
+        "give either a manager or settings.",
+    )
+
+
+def two_owners() -> ConfigurationError:
+    """Two session middlewares around one application, with one cookie."""
+    return ConfigurationError(
+        [
+            Finding(
+                "SW035",
+                "session_cookie",
+                "two session middlewares would own request.session, or write the same cookie.",
+                "remove one (Starlette's own, if it is there), share one manager, or give two of "
+                "ours different cookie names.",
+            )
+        ]
+    )

@@ -1,0 +1,255 @@
+"""The WSGI middleware (PEP 3333), for Bottle, Falcon, Pyramid, CherryPy and any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from .adapting import (
+    MANAGER_KEY,
+    SESSION_KEY,
+    UNAVAILABLE,
+    chosen_manager,
+    client_of,
+    could_not_load,
+    is_excluded,
+    is_from,
+    is_loaded_outside,
+    refuse_async_store,
+    take_replacement,
+)
+from .config import Options
+from .errors import StoreUnavailable
+from .headers import with_session_wsgi
+from .manager import SessionManager
+from .session import NoSession, Session
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import TypeAlias
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from starlette.datastructures import Secret
+
+    _ExcInfo: TypeAlias = (
+        tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None] | None
+    )
+
+
+class SessionMiddleware:
+    """Server-side sessions under ``environ["sessionware.session"]``.
+
+    Takes the same arguments as the ASGI middleware of the same name. The session is loaded at its
+    first access: a request that never looks at it costs no I/O. It is saved before the first byte
+    of the response leaves. Raises ``ConfigurationError`` with everything that is wrong, an async
+    driver among it; does no I/O.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        secret_key: str | bytes | Secret | None = None,
+        session_cookie: str = "session",
+        max_age: int | None = 14 * 24 * 60 * 60,
+        path: str = "/",
+        same_site: Literal["lax", "strict", "none"] = "lax",
+        https_only: bool = False,
+        domain: str | None = None,
+        partitioned: bool = False,
+        *,
+        manager: SessionManager | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        self.app = app
+        own = {
+            "secret_key": secret_key,
+            "session_cookie": session_cookie,
+            "max_age": max_age,
+            "path": path,
+            "same_site": same_site,
+            "https_only": https_only,
+            "domain": domain,
+            "partitioned": partitioned,
+        }
+        self.manager = manager = chosen_manager(manager, own, options)
+        refuse_async_store(manager)
+        self._exclude = manager.settings.exclude
+        self._records_client = manager.settings.record_client
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if self._exclude and is_excluded(_path(environ), self._exclude):
+            environ[SESSION_KEY] = NoSession()
+            return self.app(environ, start_response)
+        if is_loaded_outside(environ.get(SESSION_KEY), self.manager):
+            return self.app(environ, start_response)
+        presented = self.manager.identify(self.manager.cookies.from_environ(environ))
+        client = _client(environ) if self._records_client else (None, None)
+        session = self.manager.attach(Session(), presented, client)
+        environ[SESSION_KEY] = session
+        environ[MANAGER_KEY] = self.manager
+        return _Exchange(self.manager, environ, session, start_response).run(self.app)
+
+
+class _Exchange:
+    """One request and its response.
+
+    The server's ``start_response`` is called only when the first byte is about to leave, so that
+    what an application does to the session between its own call and its first byte is saved too.
+    """
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        environ: WSGIEnvironment,
+        session: Session,
+        start_response: StartResponse,
+    ) -> None:
+        self._manager = manager
+        self._environ = environ
+        self._session = session
+        self._start_response = start_response
+        self._wanted: tuple[str, list[tuple[str, str]], _ExcInfo] | None = None
+        self._write: Any = None
+        self._result: Iterable[bytes] = ()
+        self._begun = False
+        self._unavailable = False
+        self._failed = False
+
+    def run(self, app: WSGIApplication) -> Iterable[bytes]:
+        """Call the application; what it returns, wrapped where code of its own is still to run."""
+        complete = False
+        try:
+            self._result = app(self._environ, self._start)
+            complete = self._is_complete(self._result)
+            if complete and self._begun:
+                self._manager.check_late_change(self._session)
+            elif complete:
+                self._begin()
+        except Exception as error:
+            self._fail(error)
+        if self._unavailable:
+            self._close_result()
+            return [UNAVAILABLE]
+        return self._result if complete else self
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for chunk in self._result:
+                if chunk and not self._begun:
+                    self._begin()
+                if self._unavailable:
+                    break
+                yield chunk
+            if not self._begun:
+                self._begin()
+        except Exception as error:
+            self._fail(error)
+        if self._unavailable:
+            yield UNAVAILABLE
+
+    def close(self) -> None:
+        """The end of the request (PEP 3333), whether or not the body was read."""
+        self._close_result()
+        if self._unavailable or self._failed:
+            return
+        if self._begun:
+            self._manager.check_late_change(self._session)
+        elif self._wanted is not None:
+            # Nobody wanted the body, but the application has done its work.
+            take_replacement(self._session, self._environ.get(SESSION_KEY))
+            self._manager.finish(self._session, failed=_code(self._wanted[0]) >= 500)
+
+    def _close_result(self) -> None:
+        close = getattr(self._result, "close", None)
+        if close is not None:
+            close()
+
+    def _is_complete(self, result: Iterable[bytes]) -> bool:
+        """Whether no code of the application's runs any more; such a body is left as it is, for
+        the server to count its parts or to send the file.
+        """
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        return type(result) in (list, tuple) or (
+            isinstance(wrapper, type) and isinstance(result, wrapper)
+        )
+
+    def _start(
+        self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo = None, /
+    ) -> Any:
+        """The ``start_response`` that the application sees."""
+        if exc_info is None and self._wanted is not None:
+            raise AssertionError("start_response was called twice, without exc_info")
+        if self._begun:
+            # The server raises it again: the response can't be replaced any more.
+            return self._start_response(status, headers, exc_info)
+        self._wanted = (status, headers, exc_info)
+        return self._written
+
+    def _written(self, data: bytes) -> None:
+        """The ``write`` of old: its bytes leave at once."""
+        if data and not self._begun:
+            self._begin()
+        if data and not self._unavailable:
+            self._write(data)
+
+    def _begin(self) -> None:
+        """Save, then let the server have status and headers."""
+        if self._wanted is None:
+            raise AssertionError("the body began before start_response was called")
+        status, headers, exc_info = self._wanted
+        code = _code(status)
+        if could_not_load(self._session, code):
+            self._answer_unavailable(exc_info)
+            return
+        take_replacement(self._session, self._environ.get(SESSION_KEY))
+        closing = self._manager.finish(self._session, failed=code >= 500)
+        self._begun = True
+        set_cookie = self._manager.set_cookie(closing)
+        if set_cookie is not None:
+            self._manager.note_scheme(self._environ.get("wsgi.url_scheme", "http"))
+        if closing.vary:
+            name = self._manager.settings.session_cookie
+            headers = with_session_wsgi(headers, set_cookie, name)
+        self._write = self._start_response(status, headers, exc_info)
+
+    def _answer_unavailable(self, exc_info: _ExcInfo = None) -> None:
+        """503 with Retry-After, in place of a response that depends on a session nobody could
+        read.
+        """
+        self._begun = self._unavailable = True
+        headers = [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(UNAVAILABLE))),
+            ("Cache-Control", "no-store"),
+            ("Retry-After", str(self._manager.retry_after)),
+        ]
+        self._start_response("503 Service Unavailable", headers, exc_info)
+
+    def _fail(self, error: Exception) -> None:
+        """The application failed: raise that, or put a 503 in place of its response."""
+        self._failed = True
+        if self._begun:
+            raise error
+        if self._session.ended:
+            # Logged out means logged out; a store that fails at it has been reported.
+            with suppress(StoreUnavailable):
+                self._manager.finish(self._session, failed=True)
+        if not is_from(error, StoreUnavailable):
+            raise error
+        self._answer_unavailable()
+
+
+def _client(environ: WSGIEnvironment) -> tuple[str | None, str | None]:
+    return client_of(environ.get("REMOTE_ADDR"), environ.get("HTTP_USER_AGENT"))
+
+
+def _path(environ: WSGIEnvironment) -> str:
+    """The whole path, decoded as ASGI has it."""
+    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def _code(status: str) -> int:
+    code = status[:3]
+    return int(code) if code.isdecimal() else 200
