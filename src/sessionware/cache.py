@@ -19,9 +19,12 @@ _STRIPES = 4096
 _TOMBSTONES = 65_536
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """A cached row, its end, and the mark with which it was read; see ``coherence.slots``."""
+
     row: Row
     until: float
+    mark: int | None
 
 
 class _Tombstone(NamedTuple):
@@ -29,7 +32,7 @@ class _Tombstone(NamedTuple):
     until: float
 
 
-def _size(entry: _Entry) -> int:
+def _size(entry: Entry) -> int:
     row = entry.row
     size = len(row.data) + ENTRY_OVERHEAD
     for text in (row.user_id, row.ip, row.user_agent):
@@ -60,7 +63,7 @@ class RowCache:
     def after_fork(self) -> None:
         """Start empty, with a lock that nobody holds."""
         self._lock = threading.Lock()
-        self._entries: LRUCache[bytes, _Entry] = LRUCache(self.max_bytes, getsizeof=_size)
+        self._entries: LRUCache[bytes, Entry] = LRUCache(self.max_bytes, getsizeof=_size)
         self._tombstones: LRUCache[bytes, _Tombstone] = LRUCache(_TOMBSTONES)
         self._ended: LRUCache[int, bool] = LRUCache(_TOMBSTONES)
         self._generations = [0] * _STRIPES
@@ -70,14 +73,14 @@ class RowCache:
     def enabled(self) -> bool:
         return self.ttl > 0 and self.max_bytes > 0
 
-    def get(self, key: bytes) -> Row | None:
-        """The cached row, if its time has not passed. A hit or a miss is counted."""
+    def get(self, key: bytes) -> Entry | None:
+        """The cached entry, if its time has not passed. A hit or a miss is counted."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
                 if self._timer() < entry.until and entry.row.id not in self._ended:
                     self.hits += 1
-                    return entry.row
+                    return entry
                 del self._entries[key]
             self.misses += 1
             return None
@@ -93,20 +96,28 @@ class RowCache:
         with self._lock:
             return self._generations[_stripe(key)]
 
-    def fill(self, key: bytes, token: int, row: Row) -> bool:
+    def fill(self, key: bytes, token: int, row: Row, mark: int | None = None) -> bool:
         """Cache a row that was read, unless its key was written or invalidated since the token."""
         with self._lock:
             if self._generations[_stripe(key)] != token or key in self._tombstones:
                 return False
-            return self._put(key, row)
+            return self._put(key, row, mark)
 
-    def settle(self, key: bytes, token: int, row: Row) -> None:
+    def settle(self, key: bytes, token: int, row: Row, mark: int | None = None) -> None:
         """After a commit: cache what was written, or evict if another write overlapped with it."""
         with self._lock:
             current = self._generations[_stripe(key)] == token
             self._generations[_stripe(key)] += 1
-            if not (current and self._put(key, row)):
+            if not (current and self._put(key, row, mark)):
                 self._entries.pop(key, None)
+
+    def confirm(self, key: bytes, entry: Entry, mark: int | None) -> None:
+        """The store has said that the row still stands: a new mark, unless it was replaced
+        meanwhile.
+        """
+        with self._lock:
+            if self._entries.get(key) is entry:
+                self._entries[key] = entry._replace(mark=mark)
 
     def invalidate(self, key: bytes) -> None:
         """Evict, and let no fill under way come through."""
@@ -119,7 +130,7 @@ class RowCache:
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None and entry.row.version == row.version:
-                self._entries[key] = _Entry(row, entry.until)
+                self._entries[key] = entry._replace(row=row)
 
     def begin_touch(self, key: bytes, last_seen: int) -> bool:
         """Whether this request is to write the touch: no other of this process does or just did."""
@@ -179,10 +190,10 @@ class RowCache:
         with self._lock:
             return int(self._entries.currsize)
 
-    def _put(self, key: bytes, row: Row) -> bool:
+    def _put(self, key: bytes, row: Row, mark: int | None) -> bool:
         if not self.enabled or row.id in self._ended:
             return False
-        entry = _Entry(row, self._timer() + self.ttl)
+        entry = Entry(row, self._timer() + self.ttl, mark)
         if _size(entry) > self.max_bytes:
             self._entries.pop(key, None)
             return False

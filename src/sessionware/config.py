@@ -12,10 +12,11 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from . import checks
 from .checks import Note, Report, SameSite, kind, member, show
@@ -24,12 +25,15 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
+    from .coherence.slots import Channel
+
 _logger = logging.getLogger("sessionware")
 _logged: set[tuple[str, str]] = set()
 _logged_lock = threading.Lock()
 
 # What MEDIUMBLOB, the column on MySQL, holds.
 _LARGEST_SESSION = 16 * 1024 * 1024
+_COHERENCE = ("auto", "stamps", "validate", "notify", "bounded")
 _TABLE_NAME = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,46}")
 # The extra of each tested kind of database, with the drivers that it brings.
 _EXTRAS = {
@@ -61,6 +65,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "cache_ttl": 30.0,
         "cache_max_bytes": 64 * 1024 * 1024,
         "coherence": "auto",
+        "listen_url": None,
         "serializer": None,
         "encryption_key": None,
         "encryption_key_fallbacks": (),
@@ -71,6 +76,8 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "create_table": True,
         "purge_interval": 600,
         "record_client": False,
+        "max_sessions_per_user": None,
+        "session_limit_action": "end_oldest",
         "on_event": None,
         "strict": False,
     }
@@ -91,7 +98,8 @@ class Options(TypedDict, total=False):
     user_key: str | list[str] | tuple[str, ...] | None
     cache_ttl: float | timedelta
     cache_max_bytes: int
-    coherence: Literal["auto", "validate", "bounded"]
+    coherence: Literal["auto", "stamps", "validate", "notify", "bounded"] | Channel
+    listen_url: str | URL | None
     serializer: Any
     encryption_key: str | bytes | None
     encryption_key_fallbacks: list[str | bytes] | tuple[str | bytes, ...] | None
@@ -102,6 +110,8 @@ class Options(TypedDict, total=False):
     create_table: bool
     purge_interval: float | timedelta | None
     record_client: bool
+    max_sessions_per_user: int | None
+    session_limit_action: Literal["end_oldest", "refuse"]
     on_event: Callable[[Any], object] | None
     strict: bool
 
@@ -129,7 +139,8 @@ class Settings:
     user_key: tuple[str, ...]
     cache_ttl: float
     cache_max_bytes: int
-    coherence: Literal["validate", "bounded"]
+    coherence: str | Channel
+    listen_url: str | URL | None = field(repr=False)
     serializer: Any
     encryption_keys: tuple[bytes, ...] = field(repr=False)
     max_session_bytes: int
@@ -139,6 +150,8 @@ class Settings:
     create_table: bool
     purge_interval: float | None
     record_client: bool
+    max_sessions_per_user: int | None
+    session_limit_action: Literal["end_oldest", "refuse"]
     on_event: Callable[[Any], object] | None
     strict: bool
 
@@ -188,6 +201,7 @@ def build_settings(**keywords: Any) -> Settings:
             report, "SW018", "cache_max_bytes", given["cache_max_bytes"], 0, 2**63 - 1
         ),
         coherence=_coherence(report, given["coherence"]),
+        listen_url=_listen_url(report, given["listen_url"]),
         serializer=_serializer(report, given["serializer"]),
         encryption_keys=checks.encryption_keys(
             report,
@@ -206,6 +220,8 @@ def build_settings(**keywords: Any) -> Settings:
         create_table=checks.flag(report, "create_table", given["create_table"]),
         purge_interval=_purge_interval(report, given["purge_interval"]),
         record_client=checks.flag(report, "record_client", given["record_client"]),
+        max_sessions_per_user=_session_limit(report, given["max_sessions_per_user"]),
+        session_limit_action=_limit_action(report, given["session_limit_action"]),
         on_event=_on_event(report, given["on_event"]),
         strict=strict,
     )
@@ -288,21 +304,33 @@ def _user_key(report: Report, value: object) -> tuple[str, ...]:
     return checks.texts(report, "user_key", keys, bool, fix)
 
 
-def _coherence(report: Report, value: object) -> Literal["validate", "bounded"]:
-    name = value if isinstance(value, str) else ""
-    if name in ("auto", "validate"):
-        return "validate"
-    if name == "bounded":
-        return "bounded"
-    if name in ("stamps", "notify"):
-        message = f"{show(value)} is not available in this release."
-        fix = 'use "auto": the best that this release has.'
-    else:
-        nearest = difflib.get_close_matches(name[:40].lower(), ("auto", "validate", "bounded"), n=1)
-        message = f"{show(value)} is no way to keep caches coherent."
-        fix = f'did you mean "{nearest[0]}"?' if nearest else 'use "auto", "validate" or "bounded".'
+def _coherence(report: Report, value: object) -> str | Channel:
+    if isinstance(value, str) and value in _COHERENCE:
+        return value
+    if callable(member(value, "trusts")) and not isinstance(value, type):
+        return cast(Channel, value)
+    name = value[:40].lower() if isinstance(value, str) else ""
+    nearest = difflib.get_close_matches(name, _COHERENCE, n=1)
+    names = ", ".join(f'"{each}"' for each in _COHERENCE)
+    message = f"{show(value)} is no way to keep caches coherent."
+    fix = f'did you mean "{nearest[0]}"?' if nearest else f"use one of {names}, or a RedisChannel."
     report.refuse("SW017", "coherence", message, fix)
     return "validate"
+
+
+def _listen_url(report: Report, value: object) -> str | URL | None:
+    """A direct connection for LISTEN, where the store's goes through a pooler."""
+    if value is None:
+        return None
+    from sqlalchemy import URL, make_url
+
+    if isinstance(value, str | URL):
+        with suppress(Exception):
+            if make_url(value).get_backend_name() == "postgresql":
+                return value
+    fix = 'pass one such as "postgresql+psycopg://user@host/name", or None: the same as the store.'
+    report.refuse("SW017", "listen_url", "it is no URL of a PostgreSQL database.", fix)
+    return None
 
 
 def _table_name(report: Report, value: object) -> str:
@@ -312,6 +340,22 @@ def _table_name(report: Report, value: object) -> str:
     fix = 'pass ASCII letters, digits and _, such as "sessions" or "auth.sessions".'
     report.refuse("SW042", "table_name", message, fix)
     return "sessions"
+
+
+def _session_limit(report: Report, value: object) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    fix = "pass an int of 1 or more, or None for no limit."
+    report.refuse("SW042", "max_sessions_per_user", f"{show(value)} is no such number.", fix)
+    return None
+
+
+def _limit_action(report: Report, value: object) -> Literal["end_oldest", "refuse"]:
+    if value == "end_oldest" or value == "refuse":
+        return value
+    fix = 'pass "end_oldest" or "refuse".'
+    report.refuse("SW042", "session_limit_action", f"{show(value)} is no such action.", fix)
+    return "end_oldest"
 
 
 def _on_event(report: Report, value: object) -> Callable[[Any], object] | None:

@@ -18,6 +18,7 @@ from .errors import StoreUnavailable
 from .events import logger
 from .flows import Flow, T
 from .stores.cached import CachedStore
+from .stores.protocol import PURGE_LEASE
 
 if TYPE_CHECKING:
     from .manager import SessionManager
@@ -40,12 +41,12 @@ class Purges:
     def claim_purge(self, seconds: float) -> bool:
         """Take the lease on purging; False if another process has it."""
         now = clock.now()
-        return self.run(self.store.claim_purge_flow(now, now + int(seconds * 1000)))
+        return self.run(self.store.claim_flow(PURGE_LEASE, now, now + int(seconds * 1000)))
 
     async def aclaim_purge(self, seconds: float) -> bool:
         """Take the lease on purging; False if another process has it."""
         now = clock.now()
-        return await self.arun(self.store.claim_purge_flow(now, now + int(seconds * 1000)))
+        return await self.arun(self.store.claim_flow(PURGE_LEASE, now, now + int(seconds * 1000)))
 
     def purge(self, *, exact: bool = True) -> int:
         """Delete expired rows, a batch a transaction; how many there were.

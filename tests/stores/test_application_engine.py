@@ -11,7 +11,7 @@ from sqlalchemy import URL, StaticPool, create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sessionware import ConfigurationError, StoreUnavailable
-from sessionware.stores.protocol import Row, Store
+from sessionware.stores.protocol import PURGE_LEASE, Row, Store
 from sessionware.stores.sql import SQLStore
 from sessionware.stores.sql_async import AsyncSQLStore
 from sessionware.testing import caller
@@ -128,7 +128,7 @@ def use(store: Store) -> Row:
     assert store.touch(fourth, touched, NOW)
     assert store.remove(put(store))
     assert store.remove_user("nobody") == []
-    store.claim_purge(NOW, NOW + 1)
+    store.claim(PURGE_LEASE, NOW, NOW + 1)
     assert store.purge(NOW, 10) == 0
     assert store.load(touched.sid_hash, NOW) == touched
     return touched

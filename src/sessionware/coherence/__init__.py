@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
+from ..errors import ConfigurationError, Finding
 from .bounded import Bounded
+from .slots import Channel
+from .stamps import StampChannel
 from .validate import Validate
 
 
-class Coherence(Protocol):
-    """One way to know. ``trusts`` is asked at each hit and does no I/O."""
+def channel_for(wanted: str | Channel, store: Any, listen_url: Any = None) -> Channel:
+    """The channel that a setting names, for a store. No I/O.
 
-    def trusts(self) -> bool:
-        """Whether a cached row may be served without asking the store."""
-        ...
+    ``"auto"`` is ``"stamps"`` for a SQLite file, ``"notify"`` for PostgreSQL, else ``"validate"``.
+    Raises ``ConfigurationError`` where the two do not fit.
+    """
+    if not isinstance(wanted, str):
+        bind = getattr(wanted, "bind", None)
+        if bind is not None:
+            bind(getattr(store, "table_name", "sessions"))
+        return wanted
+    url = getattr(store, "url", None)
+    backend = "" if url is None else url.get_backend_name()
+    stamps = getattr(store, "stamps", None)
+    if wanted == "auto":
+        wanted = "notify" if backend == "postgresql" else "validate" if stamps is None else "stamps"
+    if wanted == "stamps" and stamps is not None:
+        return StampChannel(stamps)
+    if wanted == "notify" and url is not None and backend == "postgresql":
+        from sqlalchemy import make_url
+
+        from .notify import notify_channel
+
+        listen = None if listen_url is None else make_url(listen_url)
+        return notify_channel(url, listen, store.table_name)
+    if wanted in ("stamps", "notify"):
+        kind = "a SQLite file" if wanted == "stamps" else "PostgreSQL"
+        message = f"{wanted!r} needs {kind}, and the store is another one."
+        fix = 'use "auto": the best that the store has.'
+        raise ConfigurationError([Finding("SW017", "coherence", message, fix)])
+    return Bounded() if wanted == "bounded" else Validate()
 
 
-MODES: dict[str, type[Coherence]] = {"validate": Validate, "bounded": Bounded}
-
-__all__ = ["MODES", "Bounded", "Coherence", "Validate"]
+__all__ = ["Bounded", "Channel", "StampChannel", "Validate", "channel_for"]

@@ -1,8 +1,10 @@
 """Trust each cached row until ``cache_ttl`` has passed: that long, changes elsewhere go unseen."""
 
+from .slots import Quiet
 
-class Bounded:
+
+class Bounded(Quiet):
     """Every cached row is served unasked."""
 
-    def trusts(self) -> bool:
+    def trusts(self, sid_hash: bytes, mark: int | None) -> bool:
         return True

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from .. import clock
 from ..cache import RowCache
 from ..codecs import Codec, JSONCodec
-from ..coherence import MODES
+from ..coherence import Channel, channel_for
 from ..encryption import Cipher
+from ..errors import StoreUnavailable
 from ..flows import Call, Flow, T, twins
 from ..records import RecordFormat
 from ..runners import runner_for
@@ -23,10 +26,9 @@ class CachedStore(KeyedStore):
     """Rows of ``store`` through a cache in this process.
 
     ``store`` is an object with the store protocol. ``cache_ttl`` (seconds) and ``cache_max_bytes``
-    bound the cache, 0 turns it off. ``coherence`` is ``"validate"`` (each hit asks the database
-    whether it still stands) or ``"bounded"`` (each hit is served unasked). ``store_timeout`` is how
-    many seconds a call waits. The methods come in twins, ``load`` and ``await aload``; a store of
-    one kind only serves its own world.
+    bound the cache, 0 turns it off. ``coherence`` is how other processes' changes come to be known;
+    see docs/coherence.md. ``store_timeout`` is how many seconds a call waits. The methods come in
+    twins, ``load`` and ``await aload``; a store of one kind only serves its own world.
 
     On top of the store protocol it has the vocabulary of a cached key-value store; see
     ``KeyedStore``.
@@ -40,7 +42,8 @@ class CachedStore(KeyedStore):
         *,
         cache_ttl: float = 30.0,
         cache_max_bytes: int = 64 * 1024 * 1024,
-        coherence: str = "validate",
+        coherence: str | Channel = "validate",
+        listen_url: Any = None,
         store_timeout: float = 2.0,
         codec: Codec | None = None,
         cipher: Cipher | None = None,
@@ -49,13 +52,16 @@ class CachedStore(KeyedStore):
         self.cache = RowCache(ttl=cache_ttl, max_bytes=cache_max_bytes)
         self.codec: Codec = JSONCodec() if codec is None else codec
         self.records = RecordFormat(self.codec, cipher)
-        self._coherence = MODES[coherence]()
+        self.channel = channel_for(coherence, store, listen_url)
         self._timeout = store_timeout
         self.runner = runner_for(store, store_timeout)
+        # Called with the hashes of what this process has changed; None: of any row.
+        self.listeners: list[Callable[[tuple[bytes, ...] | None], None]] = []
 
     def after_fork(self) -> None:
         """In a child process: nothing of the parent's is used any more."""
         self.cache.after_fork()
+        self.channel.after_fork()
         again = getattr(self.store, "after_fork", None)
         if again is not None:
             again()
@@ -75,10 +81,10 @@ class CachedStore(KeyedStore):
 
         A row whose time seems to be over is read again: a peer may have touched it.
         """
-        if not self._coherence.trusts():
+        entry = self.cache.get(sid_hash)
+        if entry is None or not self.channel.trusts(sid_hash, entry.mark):
             return None
-        row = self.cache.get(sid_hash)
-        return row if row is not None and row.expires_at > clock.now() else None
+        return entry.row if entry.row.expires_at > clock.now() else None
 
     # The store protocol. Order on a write: commit, then the cache; an unknown outcome evicts.
 
@@ -88,24 +94,33 @@ class CachedStore(KeyedStore):
 
     def load_flow(self, sid_hash: bytes, now: int) -> Flow[Found]:
         """See ``Store.load``."""
+        if self.channel.due():
+            yield from self.look_after_flow()
         buried = self.cache.tombstone(sid_hash)
         if buried is not None:
             return buried[0]
-        cached = self.cache.get(sid_hash)
-        if cached is not None and cached.expires_at > now:
-            if self._coherence.trusts():
-                return cached
+        entry = self.cache.get(sid_hash)
+        if entry is not None and entry.row.expires_at > now:
+            if self.channel.trusts(sid_hash, entry.mark):
+                return entry.row
+            mark = self.channel.mark(sid_hash)
             stamp: Stamp | None = yield Call("stamp", (sid_hash,))
-            same = (cached.id, cached.version, cached.epoch)
+            same = (entry.row.id, entry.row.version, entry.row.epoch)
             if stamp is not None and (stamp.id, stamp.version, stamp.epoch) == same:
-                return self._retimed(sid_hash, cached, stamp)
-        if cached is not None:
+                self.cache.confirm(sid_hash, entry, mark)
+                return self._retimed(sid_hash, entry.row, stamp)
+        if entry is not None:
             self.cache.invalidate(sid_hash)
         token = self.cache.token(sid_hash)
+        mark = self.channel.mark(sid_hash)
         found: Found = yield Call("load", (sid_hash, now))
         if isinstance(found, Row) and found.expires_at > now:
-            self.cache.fill(sid_hash, token, found)
+            self.cache.fill(sid_hash, token, found, mark)
         return found
+
+    def look_after_flow(self) -> Flow[None]:
+        """Look after the channel, where that is due."""
+        yield Call("look_after_stamps")
 
     def _retimed(self, sid_hash: bytes, cached: Row, stamp: Stamp) -> Row:
         """Touches move the times without a version: take over what the stamp says."""
@@ -125,11 +140,46 @@ class CachedStore(KeyedStore):
         answer: Stamp | None = yield Call("stamp", (sid_hash,))
         return answer
 
+    def _changing(
+        self, method: str, args: tuple[Any, ...], *hashes: bytes
+    ) -> Flow[tuple[Any, int | None]]:
+        """Change rows that have these hashes, the last of them afterwards, and let everybody know.
+
+        Gives the store's answer, and the mark with which the changed row may be cached.
+        """
+        ticket = self.channel.ticket()
+        if ticket is not None:
+            answer = yield Call("stamped", (ticket, method, args))
+            self._heard(hashes)
+            return answer, ticket
+        mark = self.channel.mark(hashes[-1])
+        try:
+            answer = yield Call(method, args)
+        except BaseException:
+            self.channel.changed(hashes)
+            raise
+        if answer is not False:
+            yield from self._tell(hashes)
+        return answer, mark
+
+    def _tell(self, hashes: tuple[bytes, ...] | None) -> Flow[None]:
+        """A change that nobody hears of is found by its age: no reason to fail the request."""
+        self._heard(hashes)
+        wanted = self.channel.changed(hashes)
+        if wanted is not None:
+            with suppress(StoreUnavailable):
+                yield wanted
+
+    def _heard(self, hashes: tuple[bytes, ...] | None) -> None:
+        for listener in self.listeners:
+            listener(hashes)
+
     def insert_flow(self, row: Row) -> Flow[int]:
-        """See ``Store.insert``."""
+        """See ``Store.insert``. Nobody can have it cached, so nobody is told."""
         token = self.cache.token(row.sid_hash)
+        mark = self.channel.mark(row.sid_hash)
         row_id: int = yield Call("insert", (row,))
-        self.cache.settle(row.sid_hash, token, row._replace(id=row_id))
+        self.cache.settle(row.sid_hash, token, row._replace(id=row_id), mark)
         return row_id
 
     def replace_flow(self, old: Row, new: Row, now: int) -> Flow[bool]:
@@ -137,12 +187,13 @@ class CachedStore(KeyedStore):
         self.cache.invalidate(old.sid_hash)
         token = self.cache.token(old.sid_hash)
         hit: bool = False
+        mark: int | None = None
         try:
-            hit = yield Call("replace", (old, new, now))
+            hit, mark = yield from self._changing("replace", (old, new, now), old.sid_hash)
         finally:
             if hit:
                 kept = new._replace(sid_hash=old.sid_hash, created_at=old.created_at)
-                self.cache.settle(old.sid_hash, token, kept)
+                self.cache.settle(old.sid_hash, token, kept, mark)
             else:
                 self.cache.invalidate(old.sid_hash)
         return hit
@@ -151,12 +202,16 @@ class CachedStore(KeyedStore):
         """See ``Store.rotate``."""
         token = self.cache.token(new.sid_hash)
         hit: bool = False
+        mark: int | None = None
         try:
-            hit = yield Call("rotate", (old, new, now, retired_until))
+            hit, mark = yield from self._changing(
+                "rotate", (old, new, now, retired_until), old.sid_hash, new.sid_hash
+            )
         finally:
             if hit:
                 self.cache.bury(old.sid_hash, RETIRED, (retired_until - now) / 1000)
-                self.cache.settle(new.sid_hash, token, new._replace(created_at=old.created_at))
+                kept = new._replace(created_at=old.created_at)
+                self.cache.settle(new.sid_hash, token, kept, mark)
             else:
                 self.cache.invalidate(old.sid_hash)
         return hit
@@ -164,7 +219,9 @@ class CachedStore(KeyedStore):
     def alter_flow(self, row: Row, decide: Decision, now: int, retired_until: int) -> Flow[Any]:
         """See ``Store.alter``; of the row only id and hash matter. The cache forgets it."""
         try:
-            result = yield Call("alter", (row, decide, now, retired_until))
+            result, _ = yield from self._changing(
+                "alter", (row, decide, now, retired_until), row.sid_hash
+            )
         finally:
             self.cache.invalidate(row.sid_hash)
         return result
@@ -187,10 +244,21 @@ class CachedStore(KeyedStore):
     def remove_flow(
         self, row: Row, version: int | None = None, epoch: int | None = None
     ) -> Flow[bool]:
-        """See ``Store.remove``; of the row only id and hash matter."""
+        """See ``Store.remove``; of the row only id, hash and epoch matter."""
+        if version is not None or epoch is not None:
+            return (yield from self._remove(row, version, epoch))
+        current: Row | None = row
+        while current is not None:
+            if (yield from self._remove(current, None, current.epoch)):
+                return True
+            # It may have been rotated: then it is cached under another hash.
+            current = yield Call("reload", (row.id,))
+        return False
+
+    def _remove(self, row: Row, version: int | None, epoch: int | None) -> Flow[bool]:
         hit: bool = False
         try:
-            hit = yield Call("remove", (row, version, epoch))
+            hit, _ = yield from self._changing("remove", (row, version, epoch), row.sid_hash)
         finally:
             if hit:
                 self.cache.end(row.id)
@@ -211,17 +279,24 @@ class CachedStore(KeyedStore):
         except BaseException:
             # Which of them are gone can't be told.
             self.cache.clear()
+            self.channel.changed(None)
             raise
         for sid_hash in hashes:
             self.cache.bury(sid_hash, None, TOMBSTONE_SECONDS)
+        if hashes:
+            yield from self._tell(tuple(hashes))
         return hashes
 
     def remove_all_flow(self) -> Flow[int]:
         """See ``Store.remove_all``."""
         try:
             deleted: int = yield Call("remove_all")
+        except BaseException:
+            self.channel.changed(None)
+            raise
         finally:
             self.cache.clear()
+        yield from self._tell(None)
         return deleted
 
     def count_flow(self, now: int) -> Flow[int]:
@@ -229,9 +304,14 @@ class CachedStore(KeyedStore):
         answer: int = yield Call("count", (now,))
         return answer
 
-    def claim_purge_flow(self, now: int, until: int) -> Flow[bool]:
-        """See ``Store.claim_purge``."""
-        answer: bool = yield Call("claim_purge", (now, until))
+    def claim_flow(self, key: bytes, now: int, until: int) -> Flow[bool]:
+        """See ``Store.claim``."""
+        answer: bool = yield Call("claim", (key, now, until))
+        return answer
+
+    def release_flow(self, key: bytes, until: int) -> Flow[bool]:
+        """See ``Store.release``."""
+        answer: bool = yield Call("release", (key, until))
         return answer
 
     def purge_flow(self, now: int, limit: int, exact: bool = False) -> Flow[int]:
@@ -253,7 +333,8 @@ class CachedStore(KeyedStore):
     remove_user, aremove_user = twins(remove_user_flow)
     remove_all, aremove_all = twins(remove_all_flow)
     count, acount = twins(count_flow)
-    claim_purge, aclaim_purge = twins(claim_purge_flow)
+    claim, aclaim = twins(claim_flow)
+    release, arelease = twins(release_flow)
     purge, apurge = twins(purge_flow)
 
     def forget_key(self, sid_hash: bytes) -> None:
@@ -261,10 +342,12 @@ class CachedStore(KeyedStore):
 
     def close(self) -> None:
         """Let what is under way end, then let go of connections, threads and the cache."""
+        self.channel.close()
         self.runner.close()
         self.cache.clear()
 
     async def aclose(self) -> None:
         """Let what is under way end, then let go of connections, threads and the cache."""
+        self.channel.close()
         await self.runner.aclose()
         self.cache.clear()

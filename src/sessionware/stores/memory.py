@@ -19,7 +19,7 @@ class MemoryStore:
         self._ids: dict[bytes, int] = {}
         self._retired: dict[bytes, int] = {}
         self._last_id = 0
-        self._purge_lease = 0
+        self._leases: dict[bytes, int] = {}
         self._lock = threading.RLock()
 
     def after_fork(self) -> None:
@@ -159,12 +159,19 @@ class MemoryStore:
         with self._lock:
             return sum(row.expires_at > now for row in self._rows.values())
 
-    def claim_purge(self, now: int, until: int) -> bool:
+    def claim(self, key: bytes, now: int, until: int) -> bool:
         with self._lock:
-            if self._purge_lease > now:
+            if self._leases.get(key, 0) > now:
                 return False
-            self._purge_lease = until
+            self._leases[key] = until
             return True
+
+    def release(self, key: bytes, until: int) -> bool:
+        with self._lock:
+            held = self._leases.get(key) == until
+            if held:
+                del self._leases[key]
+            return held
 
     def purge(self, now: int, limit: int, exact: bool = False) -> int:
         with self._lock:
@@ -176,6 +183,7 @@ class MemoryStore:
             for row in spent:
                 self.remove(row)
             self._retired = {key: until for key, until in self._retired.items() if until > now}
+            self._leases = {key: until for key, until in self._leases.items() if until > now}
         return len(spent)
 
     def close(self) -> None:

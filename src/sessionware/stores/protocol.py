@@ -52,6 +52,10 @@ class Stamp(NamedTuple):
     id: int
 
 
+PURGE_LEASE: Final = bytes(32)
+"""The key of the lease on purging; no SHA-256 of an ID is known to be all zeros."""
+
+
 class Retired(Enum):
     """The answer for an ID that a rotation replaced lately."""
 
@@ -139,7 +143,9 @@ class Store(Protocol):
         ...
 
     def remove_user(self, user_id: str, keep: int | None = None) -> list[bytes]:
-        """Delete a user's rows but the one with the id ``keep``; the hashes of those deleted."""
+        """Delete a user's rows but the one with the id ``keep``; the hashes of those deleted, as
+        they were last.
+        """
         ...
 
     def remove_all(self) -> int:
@@ -150,8 +156,12 @@ class Store(Protocol):
         """How many unexpired rows there are."""
         ...
 
-    def claim_purge(self, now: int, until: int) -> bool:
-        """Take the lease on purging until then; False if another process holds it."""
+    def claim(self, key: bytes, now: int, until: int) -> bool:
+        """Take the lease with this key (32 bytes) until then; False if somebody holds it."""
+        ...
+
+    def release(self, key: bytes, until: int) -> bool:
+        """Give back a lease that was taken until then; False if it is not held so any more."""
         ...
 
     def purge(self, now: int, limit: int) -> int:
@@ -184,6 +194,7 @@ class AsyncStore(Protocol):
     async def aremove_user(self, user_id: str, keep: int | None = None) -> list[bytes]: ...
     async def aremove_all(self) -> int: ...
     async def acount(self, now: int) -> int: ...
-    async def aclaim_purge(self, now: int, until: int) -> bool: ...
+    async def aclaim(self, key: bytes, now: int, until: int) -> bool: ...
+    async def arelease(self, key: bytes, until: int) -> bool: ...
     async def apurge(self, now: int, limit: int, exact: bool = False) -> int: ...
     async def aclose(self) -> None: ...

@@ -30,11 +30,9 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql import Executable
 
 from ..errors import ConfigurationError, DuplicateKey, Finding
-from .protocol import RETIRED, Decision, Found, Row, Stamp
+from .protocol import PURGE_LEASE, RETIRED, Decision, Found, Row, Stamp
 from .schema import Schema
 
-# A reserved key in the table of retired hashes; no SHA-256 of an ID is known to be all zeros.
-_PURGE_LEASE = bytes(32)
 _MOST_PARAMETERS = 500
 
 
@@ -147,6 +145,10 @@ class Scripts:
         statement = select(func.count()).where(sessions.expires_at > now)
         return int(connection.execute(statement).scalar_one())
 
+    def is_empty(self, connection: Connection) -> bool:
+        """Whether there is no row at all."""
+        return connection.execute(select(self.schema.sessions.c.id).limit(1)).first() is None
+
     # Writing.
 
     def insert(self, connection: Connection, row: Row) -> int:
@@ -238,26 +240,52 @@ class Scripts:
             found = [row for row in connection.execute(statement) if row.user_id == user_id]
             if not found:
                 return hashes
-            self._delete_ids(connection, [row.id for row in found], sessions.user_id == user_id)
-            hashes.extend(row.sid_hash for row in found)
+            gone = self._delete_returning(connection, found, sessions.user_id == user_id)
+            hashes.extend(gone)
+
+    def _delete_returning(
+        self, connection: Connection, rows: list[Any], condition: Any
+    ) -> list[bytes]:
+        """The hashes of what was deleted: a rotation may have come in between."""
+        sessions = self.schema.sessions
+        if not connection.dialect.delete_returning:
+            self._delete_ids(connection, [row.id for row in rows], condition)
+            return [row.sid_hash for row in rows]
+        hashes: list[bytes] = []
+        for part in _parts([row.id for row in rows]):
+            statement = delete(sessions).where(sessions.c.id.in_(part), condition)
+            deleted = connection.execute(statement.returning(sessions.c.sid_hash))
+            hashes.extend(deleted.scalars())
+        return hashes
 
     def remove_all(self, connection: Connection) -> int:
         return connection.execute(delete(self.schema.sessions)).rowcount
 
     # Purging.
 
-    def claim_purge(self, connection: Connection, now: int, until: int) -> bool:
+    # Leases are rows among the retired hashes: that works on every database, through any pooler.
+
+    def claim(self, connection: Connection, key: bytes, now: int, until: int) -> bool:
         retired = self.schema.retired
-        claim = update(retired).where(retired.c.sid_hash == _PURGE_LEASE, retired.c.until <= now)
+        claim = update(retired).where(retired.c.sid_hash == key, retired.c.until <= now)
         if connection.execute(claim.values(until=until)).rowcount:
             return True
-        if connection.execute(self._retired, {"hash": _PURGE_LEASE}).first() is not None:
+        if connection.execute(self._retired, {"hash": key}).first() is not None:
             return False
         try:
-            self._bury(connection, _PURGE_LEASE, until)
+            self._bury(connection, key, until)
         except IntegrityError:
             return False
         return True
+
+    def release(self, connection: Connection, key: bytes, until: int) -> bool:
+        retired = self.schema.retired
+        statement = delete(retired).where(retired.c.sid_hash == key, retired.c.until == until)
+        return bool(connection.execute(statement).rowcount)
+
+    def notify(self, connection: Connection, channel: str, payload: str) -> None:
+        """Tell who listens on a channel (PostgreSQL), in a transaction of its own."""
+        connection.execute(select(func.pg_notify(channel, payload)))
 
     def purge(self, connection: Connection, now: int, limit: int, exact: bool = False) -> int:
         sessions = self.schema.sessions.c
@@ -270,7 +298,7 @@ class Scripts:
         deleted = self._delete_ids(connection, ids, spent)
         retired = self.schema.retired.c
         statement = select(retired.sid_hash).where(
-            retired.until <= now, retired.sid_hash != _PURGE_LEASE
+            retired.until <= now, retired.sid_hash != PURGE_LEASE
         )
         hashes = sorted(connection.execute(statement.limit(limit)).scalars())
         for part in _parts(hashes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,7 +12,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import URL, Connection, Engine, StaticPool, make_url
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import ConfigurationError, Finding, StoreUnavailable
+from ..coherence.slots import new_number
+from ..coherence.stamps import Hold, StampFile
+from ..errors import ConfigurationError, Contention, Finding, StoreUnavailable
 from .engines import create_private_file, is_memory, make_engine
 from .faults import broken, connection_is_stale, table_is_missing, translate
 from .schema import Schema
@@ -21,7 +24,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Script = Callable[Concatenate[Scripts, Connection, P], T]
 
-READS = frozenset({"load", "reload", "stamp", "user_rows", "count"})
+READS = frozenset({"load", "reload", "stamp", "user_rows", "count", "is_empty"})
+# What moves the stamps of the rows it changes. A touch changes nothing that a cache must know.
+MOVES = frozenset({"replace", "rotate", "alter", "remove", "remove_user", "remove_all"})
 
 
 class SQLBase:
@@ -39,8 +44,22 @@ class SQLBase:
     ) -> None:
         self.scripts = Scripts(Schema(table_name))
         self.timeout = timeout
+        self.table_name = table_name
         self._create_table = create_table
         self._connections = connections
+        self.stamps: StampFile | None = None
+
+    @property
+    def url(self) -> URL:
+        """Which database it is."""
+        return self._url
+
+    def _keep_stamps(self) -> None:
+        path = self._url.database
+        if self._url.get_backend_name() != "sqlite" or is_memory(self._url) or path is None:
+            return
+        if not path.startswith("file:"):
+            self.stamps = StampFile(path)
 
     @property
     def purge_batch(self) -> int:
@@ -54,9 +73,28 @@ class SQLBase:
             self.scripts.check(connection)
 
 
+def hashes_before(method: str, args: tuple[Any, ...]) -> tuple[bytes, ...] | None:
+    """The hashes of what a method is about to change; None: of any row."""
+    match method:
+        case "remove_all":
+            return None
+        case "remove_user":
+            return ()
+        case _:
+            return (args[0].sid_hash,)
+
+
+def hashes_after(method: str, args: tuple[Any, ...], answer: Any) -> tuple[bytes, ...] | None:
+    """The hashes of what a method has changed; without an answer of what it may have changed."""
+    if method == "remove_user":
+        return None if answer is None else tuple(answer)
+    return hashes_before(method, args)
+
+
 def _blocking(script: Script[P, T]) -> Callable[Concatenate[SQLStore, P], T]:
     def method(self: SQLStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.execute(script, *args, **kwargs)
+        result: T = self.execute(script, *args, **kwargs)  # type: ignore[arg-type]
+        return result
 
     return method
 
@@ -78,6 +116,7 @@ class SQLStore(SQLBase):
         self._engine: Engine | None = None
         self._prepared = False
         self._disposal: weakref.finalize[..., SQLStore] | None = None
+        self._keep_stamps()
         self._forget()
 
     def _forget(self) -> None:
@@ -100,6 +139,8 @@ class SQLStore(SQLBase):
             self._disposal.detach()
         if self._given is None:
             self._engine = None
+        if self.stamps is not None:
+            self.stamps.after_fork()
         self._prepared = False
         self._forget()
 
@@ -136,15 +177,27 @@ class SQLStore(SQLBase):
         with _Held(self._preparing, self.timeout):
             if not self._prepared:
                 self.execute(lambda _, connection: self.make_tables(connection))
+                self.look_after_stamps()
                 self._prepared = True
 
-    def execute(self, script: Script[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def look_after_stamps(self) -> None:
+        """See that the stamp file is there and the right one, if that is due."""
+        if self.stamps is not None and self.stamps.due():
+            self.stamps.look(lambda: self.execute(Scripts.is_empty))
+
+    def stamped(self, ticket: int, method: str, args: tuple[Any, ...]) -> Any:
+        """Call a method that changes rows, and give their slots this number."""
+        return self.execute(getattr(Scripts, method), *args, ticket=ticket)
+
+    def execute(self, script: Any, *args: Any, ticket: int | None = None, **kwargs: Any) -> Any:
         """Run one script on a connection; raises only errors of ``sessionware.errors``."""
-        reading = getattr(script, "__name__", "") in READS
+        method = getattr(script, "__name__", "")
+        reading = method in READS
         try:
             with self._memory, nullcontext() if reading else self._writing():
-                result: T = self._once(script, reading, *args, **kwargs)
-                return result
+                if method in MOVES and self.stamps is not None:
+                    return self._moving(self.stamps, script, args, kwargs, ticket)
+                return self._once(script, reading, *args, **kwargs)
         except Exception as error:
             if table_is_missing(error):
                 # Dropped under us: the next use makes it again, or says what to do.
@@ -156,6 +209,29 @@ class SQLStore(SQLBase):
 
     def _writing(self) -> Any:
         return _Held(self._writer, self.timeout) if self._writer is not None else nullcontext()
+
+    def _moving(
+        self,
+        stamps: StampFile,
+        script: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        ticket: int | None,
+    ) -> Any:
+        """Move the stamps of what a script changes: odd, commit, a new number."""
+        self.look_after_stamps()
+        deadline = time.monotonic() + self.timeout
+        while not isinstance(hold := stamps.try_hold(hashes_before(script.__name__, args)), Hold):
+            if time.monotonic() + hold > deadline:
+                raise held_by_others()
+            time.sleep(hold)
+        answer = None
+        try:
+            answer = self._once(script, False, *args, **kwargs)
+        finally:
+            changed = hashes_after(script.__name__, args, answer)
+            stamps.let_go(hold._replace(hashes=changed), ticket or new_number())
+        return answer
 
     def _once(self, script: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -198,7 +274,9 @@ class SQLStore(SQLBase):
     remove_user = _blocking(Scripts.remove_user)
     remove_all = _blocking(Scripts.remove_all)
     count = _blocking(Scripts.count)
-    claim_purge = _blocking(Scripts.claim_purge)
+    claim = _blocking(Scripts.claim)
+    release = _blocking(Scripts.release)
+    notify = _blocking(Scripts.notify)
     purge = _blocking(Scripts.purge)
 
     def close(self) -> None:
@@ -209,6 +287,8 @@ class SQLStore(SQLBase):
                 self._engine = self._disposal = None
             # A memory database is empty after this.
             self._prepared = self._prepared and not is_memory(self._url)
+        if self.stamps is not None:
+            self.stamps.close()
 
 
 def refuse_one_connection(database: Any) -> None:
@@ -227,6 +307,11 @@ def refuse_one_connection(database: Any) -> None:
                 )
             ]
         )
+
+
+def held_by_others() -> Contention:
+    """Another process has been writing all the time."""
+    return Contention("the database is locked")
 
 
 class _Held:

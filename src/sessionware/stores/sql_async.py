@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from typing import Any, Concatenate
@@ -13,18 +14,32 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ..coherence.slots import new_number
+from ..coherence.stamps import Hold, StampFile
 from ..errors import ConfigurationError, Finding, StoreUnavailable
 from .engines import create_private_file, is_memory, make_async_engine
 from .faults import broken, connection_is_stale, table_is_missing, translate
 from .scripts import Scripts
-from .sql import READS, P, Script, SQLBase, T, refuse_one_connection
+from .sql import (
+    MOVES,
+    READS,
+    P,
+    Script,
+    SQLBase,
+    T,
+    hashes_after,
+    hashes_before,
+    held_by_others,
+    refuse_one_connection,
+)
 
 
 def _awaited(
     script: Script[P, T],
 ) -> Callable[Concatenate[AsyncSQLStore, P], Coroutine[Any, Any, T]]:
     async def method(self: AsyncSQLStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.aexecute(script, *args, **kwargs)
+        result: T = await self.aexecute(script, *args, **kwargs)  # type: ignore[arg-type]
+        return result
 
     return method
 
@@ -42,12 +57,15 @@ class AsyncSQLStore(SQLBase):
         self._given = database if isinstance(database, AsyncEngine) else None
         self._url = database.url if isinstance(database, AsyncEngine) else make_url(database)
         self._prepared = False
+        self._keep_stamps()
         self.after_fork()
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's connections alone and start afresh."""
         for place in list(getattr(self, "_places", {}).values()):
             place.engine.sync_engine.dispose(close=False)
+        if self.stamps is not None:
+            self.stamps.after_fork()
         self._lock = threading.Lock()
         self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, _Place] = WeakKeyDictionary()
 
@@ -91,25 +109,68 @@ class AsyncSQLStore(SQLBase):
             if self._given is None:
                 await asyncio.to_thread(create_private_file, self._url)
             await self.aexecute(lambda _, connection: self.make_tables(connection))
+            await self.alook_after_stamps()
             place.prepared = True
             # A database in memory is another one in each loop.
             self._prepared = not is_memory(self._url)
 
-    async def aexecute(self, script: Script[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def alook_after_stamps(self) -> None:
+        """See that the stamp file is there and the right one, if that is due."""
+        if self.stamps is None or not self.stamps.due():
+            return
+        empty = self.stamps.missing and await self.aexecute(Scripts.is_empty)
+        await asyncio.to_thread(self.stamps.look, lambda: empty)
+
+    async def astamped(self, ticket: int, method: str, args: tuple[Any, ...]) -> Any:
+        """Call a method that changes rows, and give their slots this number."""
+        return await self.aexecute(getattr(Scripts, method), *args, ticket=ticket)
+
+    async def aexecute(
+        self, script: Any, *args: Any, ticket: int | None = None, **kwargs: Any
+    ) -> Any:
         """Run one script on a connection; raises only errors of ``sessionware.errors``."""
-        reading = getattr(script, "__name__", "") in READS
+        method = getattr(script, "__name__", "")
+        reading = method in READS
         try:
             place = self._place()
             alone = self._url.get_backend_name() == "sqlite" and not reading
             async with _Held(place.writing, self.timeout) if alone else nullcontext():
-                result: T = await self._once(script, reading, *args, **kwargs)
-                return result
+                if method in MOVES and self.stamps is not None:
+                    return await self._moving(self.stamps, script, args, kwargs, ticket)
+                return await self._once(script, reading, *args, **kwargs)
         except Exception as error:
             if table_is_missing(error):
                 # Dropped under us: the next use makes it again, or says what to do.
                 self._place().prepared = self._prepared = False
             failure = translate(error, self._broken)
         raise failure
+
+    async def _moving(
+        self,
+        stamps: StampFile,
+        script: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        ticket: int | None,
+    ) -> Any:
+        """Move the stamps of what a script changes: odd, commit, a new number."""
+        await self.alook_after_stamps()
+        deadline = time.monotonic() + self.timeout
+        while not isinstance(hold := stamps.try_hold(hashes_before(script.__name__, args)), Hold):
+            if time.monotonic() + hold > deadline:
+                raise held_by_others()
+            await asyncio.sleep(hold)
+        answer = None
+        try:
+            answer = await self._once(script, False, *args, **kwargs)
+        finally:
+            hold = hold._replace(hashes=hashes_after(script.__name__, args, answer))
+            ticket = ticket or new_number()
+            if hold.took_long:
+                await asyncio.to_thread(stamps.let_go, hold, ticket)
+            else:
+                stamps.let_go(hold, ticket)
+        return answer
 
     async def _once(self, script: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -153,7 +214,9 @@ class AsyncSQLStore(SQLBase):
     aremove_user = _awaited(Scripts.remove_user)
     aremove_all = _awaited(Scripts.remove_all)
     acount = _awaited(Scripts.count)
-    aclaim_purge = _awaited(Scripts.claim_purge)
+    aclaim = _awaited(Scripts.claim)
+    arelease = _awaited(Scripts.release)
+    anotify = _awaited(Scripts.notify)
     apurge = _awaited(Scripts.purge)
 
     async def aclose(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..stores.protocol import RETIRED, Row, Store
+from ..stores.protocol import PURGE_LEASE, RETIRED, Row, Store
 from .support import HOUR, MINUTE, NOW, SPENT, Checks, following, new_hash, put
 
 # (expires_at, purge_after) of rows that must stay.
@@ -67,25 +67,25 @@ class PurgingChecks(Checks):
         assert [subject.load(old.sid_hash, NOW) for old in olds] == [None] * 3
 
     def test_the_lease_on_purging_is_held_until_its_end(self, subject: Store) -> None:
-        assert subject.claim_purge(NOW, NOW + MINUTE) is True
-        assert subject.claim_purge(NOW, NOW + HOUR) is False
-        assert subject.claim_purge(NOW + MINUTE - 1, NOW + HOUR) is False
+        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE) is True
+        assert subject.claim(PURGE_LEASE, NOW, NOW + HOUR) is False
+        assert subject.claim(PURGE_LEASE, NOW + MINUTE - 1, NOW + HOUR) is False
         # A refused claim lengthens nothing.
-        assert subject.claim_purge(NOW + MINUTE, NOW + HOUR) is True
-        assert subject.claim_purge(NOW + MINUTE, NOW + 2 * HOUR) is False
-        assert subject.claim_purge(NOW + 24 * HOUR, NOW + 25 * HOUR) is True
+        assert subject.claim(PURGE_LEASE, NOW + MINUTE, NOW + HOUR) is True
+        assert subject.claim(PURGE_LEASE, NOW + MINUTE, NOW + 2 * HOUR) is False
+        assert subject.claim(PURGE_LEASE, NOW + 24 * HOUR, NOW + 25 * HOUR) is True
 
     def test_purging_leaves_the_lease_alone(self, subject: Store) -> None:
-        assert subject.claim_purge(NOW, NOW + MINUTE)
+        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE)
 
         subject.purge(NOW, 100)
 
-        assert subject.claim_purge(NOW, NOW + HOUR) is False
+        assert subject.claim(PURGE_LEASE, NOW, NOW + HOUR) is False
         subject.purge(NOW + HOUR, 100)
-        assert subject.claim_purge(NOW + HOUR, NOW + 2 * HOUR) is True
+        assert subject.claim(PURGE_LEASE, NOW + HOUR, NOW + 2 * HOUR) is True
 
     def test_the_lease_is_no_session(self, subject: Store) -> None:
-        assert subject.claim_purge(NOW, NOW + MINUTE)
+        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE)
 
         assert subject.count(0) == 0
         assert subject.remove_all() == 0

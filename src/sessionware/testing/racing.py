@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from ..errors import Contention, DuplicateKey
-from ..stores.protocol import RETIRED, Row, Store
+from ..stores.protocol import PURGE_LEASE, RETIRED, Row, Store
 from .calls import together
 from .support import HOUR, MINUTE, NOW, SPENT, Checks, following, make_row, new_hash, put
 
@@ -163,7 +163,7 @@ class RacingChecks(Checks):
     def test_of_claims_to_the_purge_exactly_one_wins(self, subject: Store) -> None:
         for turn in range(ROUNDS):
             now = NOW + turn * HOUR
-            claim = functools.partial(subject.claim_purge, now, now + MINUTE)
+            claim = functools.partial(subject.claim, PURGE_LEASE, now, now + MINUTE)
 
             assert sorted(together(*[claim] * CALLERS)) == [False] * (CALLERS - 1) + [True]
 

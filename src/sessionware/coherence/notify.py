@@ -1,0 +1,116 @@
+"""PostgreSQL's LISTEN and NOTIFY as a transport, on a connection outside any pool."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL
+
+from ..flows import Call
+from .broadcast import Broadcast, Unfit
+from .waking import Waker
+
+if TYPE_CHECKING:
+    import psycopg
+
+# A silent network is noticed by the operating system too, not by the lease alone.
+_PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 4000,
+    "application_name": "sessionware-listener",
+}
+_ASYNCPG_ONLY = frozenset(
+    {
+        "prepared_statement_cache_size",
+        "prepared_statement_name_func",
+        "statement_cache_size",
+        "command_timeout",
+        "timeout",
+        "async_fallback",
+    }
+)
+
+
+def notify_channel(url: URL, listen_url: URL | None, table_name: str) -> Broadcast:
+    """The channel of all processes that share a table. No I/O: it connects with its first use."""
+    name = "sessionware_" + sha256(table_name.encode()).hexdigest()[:16]
+    transport = NotifyTransport(url, listen_url or url, name)
+    return Broadcast(transport, lambda text: Call("notify", (name, text)))
+
+
+class NotifyTransport:
+    """See ``Transport``. Each statement is a transaction of its own: a NOTIFY in one that writes
+    would make all commits of the server wait for each other.
+    """
+
+    def __init__(self, url: URL, listen_url: URL, name: str) -> None:
+        self._url = url
+        self._listen_url = listen_url
+        self._name = name
+        self._waker = Waker()
+        self._connection: psycopg.Connection[Any] | None = None
+        self._come: deque[str] = deque()
+
+    def connect(self) -> None:
+        self._come.clear()
+        self._connection = connection = _connect(self._listen_url)
+        connection.add_notify_handler(lambda heard: self._come.append(heard.payload))
+        connection.execute(f'LISTEN "{self._name}"')
+        self._waker.open()
+
+    def prove(self, text: str) -> None:
+        with _connect(self._url) as another:
+            another.execute("SELECT pg_notify(%s, %s)", (self._name, text))
+
+    def say(self, text: str) -> None:
+        assert self._connection is not None
+        self._connection.execute("SELECT pg_notify(%s, %s)", (self._name, text))
+
+    def hear(self, seconds: float) -> Iterable[str]:
+        assert self._connection is not None
+        if not self._come:
+            self._waker.wait(self._connection, seconds)
+            connection = self._connection.pgconn
+            connection.consume_input()
+            while (heard := connection.notifies()) is not None:
+                self._come.append(heard.extra.decode("utf-8", "replace"))
+        while self._come:
+            yield self._come.popleft()
+
+    def wake(self) -> None:
+        self._waker.wake()
+
+    def disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._waker.close()
+        if connection is not None:
+            with suppress(Exception):
+                connection.close()
+
+
+def _connect(url: URL) -> psycopg.Connection[Any]:
+    try:
+        import psycopg
+    except ImportError:
+        raise Unfit('it needs psycopg: pip install "sessionware[postgres]"') from None
+    return psycopg.connect(autocommit=True, **{**_PATIENCE, **_arguments(url)})
+
+
+def _arguments(url: URL) -> dict[str, Any]:
+    """What libpq takes, from the URL of any driver for PostgreSQL."""
+    asyncpg = url.get_driver_name() == "asyncpg"
+    url = url.set(drivername="postgresql+psycopg")
+    if asyncpg:
+        if "ssl" in url.query:
+            url = url.update_query_dict({"sslmode": str(url.query["ssl"])})
+        url = url.difference_update_query([*_ASYNCPG_ONLY, "ssl"])
+    _, arguments = url.get_dialect()().create_connect_args(url)
+    arguments.pop("context", None)
+    return dict(arguments)
