@@ -12,7 +12,8 @@ from . import clock
 from .errors import Contention, DuplicateKey, OutcomeUnknown, StoreUnavailable
 from .events import EventSink
 from .flows import Flow, Pause, T
-from .plans import Delete, Insert, Nothing, Plan, Rotate, Touch, Update
+from .limits import UserLimit
+from .plans import Delete, Insert, Nothing, Plan, Rotate, Touch
 from .records import read_nonce
 from .rows import Change, Done, Emptied, Lost, Next, RowMaker, Verdict
 from .states import CookieDue, SessionState
@@ -34,10 +35,17 @@ class _Unsure(NamedTuple):
 class Committer:
     """Executes plans against the store. Each method is a flow."""
 
-    def __init__(self, store: CachedStore, rows: RowMaker, events: EventSink) -> None:
+    def __init__(
+        self,
+        store: CachedStore,
+        rows: RowMaker,
+        events: EventSink,
+        limit: UserLimit | None = None,
+    ) -> None:
         self._store = store
         self._rows = rows
         self._events = events
+        self._limit = limit
 
     def commit(self, state: SessionState, decided: Plan, change: Change | None) -> Flow[Verdict]:
         """Carry out the plan, and note in the state what the store holds and the cookie that is
@@ -49,6 +57,12 @@ class Committer:
             case Touch():
                 return (yield from self._touch(state))
         assert change is not None
+        if self._limit is None or not change.login or change.user_id is None:
+            return (yield from self._write(state, decided, change))
+        login = partial(self._write, state, decided, change)
+        return (yield from self._limit.around(change.user_id, state, login))
+
+    def _write(self, state: SessionState, decided: Plan, change: Change) -> Flow[Verdict]:
         match decided:
             case Insert():
                 return (yield from self._insert(state, change))
@@ -59,7 +73,7 @@ class Committer:
                 return (yield from self._remove(state, state.row, state.row.epoch))
             case Rotate():
                 return (yield from self._rotate(state, change))
-            case Update() | Delete():
+            case _:
                 return (yield from self.write(state, change))
 
     def _insert(self, state: SessionState, change: Change) -> Flow[Verdict]:

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from . import clock
-from .errors import CorruptRecord, OutcomeUnknown
+from .errors import OutcomeUnknown
 from .events import EventSink
 from .flows import Flow, T, twins
-from .records import read_header
+from .records import handle_of
 from .session import Session, as_datetime
 from .states import state_of
 from .stores.cached import CachedStore
@@ -64,7 +64,7 @@ class Directory:
         rows = yield from self._rows_of(user_id)
         listed = []
         for row in rows:
-            handle = _handle(row)
+            handle = handle_of(row.data)
             if handle is not None:
                 is_current = own is not None and own.id == row.id
                 listed.append(_info(row, handle, is_current))
@@ -77,7 +77,7 @@ class Directory:
         """
         rows = yield from self._rows_of(user_id)
         for row in rows:
-            if _handle(row) == handle:
+            if handle_of(row.data) == handle:
                 removed = yield from _once_more(partial(self.store.remove_flow, row))
                 if removed:
                     self.events.emit("ended", handle, "revoked")
@@ -127,14 +127,6 @@ def _once_more(flow: Callable[[], Flow[T]]) -> Flow[T]:
     except OutcomeUnknown:
         pass
     return (yield from flow())
-
-
-def _handle(row: Row) -> str | None:
-    """The handle in a row's record; None for a record of a format that we can't read."""
-    try:
-        return read_header(row.data).handle.hex()
-    except CorruptRecord:
-        return None
 
 
 def _info(row: Row, handle: str, current: bool) -> SessionInfo:

@@ -99,6 +99,18 @@ class SessionGone(SessionError):
     """An explicit save found that the session had ended, or changed its identity, meanwhile."""
 
 
+class SessionLimitReached(SessionError):
+    """The user has ``max_sessions_per_user`` sessions, and ``session_limit_action`` refuses more;
+    nobody was logged in.
+    """
+
+
+class LockTimeout(SessionError, TimeoutError):
+    """The lock of a session could not be had in time, or was held for too long (see
+    ``Session.lock``).
+    """
+
+
 class ResponseAlreadyStarted(SessionError, RuntimeError):
     """The session was changed when the response, and with it the cookie, had already left."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack
 
@@ -13,12 +13,11 @@ from . import clock
 from .codecs import Codec, CustomCodec, JSONCodec
 from .commits import Committer
 from .config import Options, build_settings
-from .cookies import CookieReader, CookieWriter, Kind, Presented, identify
+from .cookies import CookieReader, CookieWriter
 from .directory import Directory
 from .encryption import Cipher
 from .endings import Decided, Endings
 from .errors import (
-    CorruptRecord,
     ResponseAlreadyStarted,
     SerializationError,
     SessionTooLarge,
@@ -27,18 +26,21 @@ from .errors import (
 from .events import EventSink, logger
 from .flows import Flow
 from .lifetimes import DEFAULT_EXPIRY, Lifetimes
+from .limits import UserLimit
+from .loading import Loading
+from .locking import Locks
 from .operations import Operations
 from .plans import Nothing, Touch
 from .purging import Purger, Purges
-from .records import RecordFormat, read_header
+from .records import RecordFormat
 from .rows import Lost, RowMaker, Verdict, started
 from .runners import LoopRunner
 from .session import Session
 from .states import CookieDue, SessionState, attempting, state_of
 from .stores import open_store
 from .stores.cached import CachedStore
-from .stores.protocol import RETIRED, Found, Row
-from .tokens import Tokens, hash_id
+from .tokens import Tokens
+from .watching import Watcher, Watches
 
 T = TypeVar("T")
 AnySession = TypeVar("AnySession", bound=Session)
@@ -75,7 +77,7 @@ class Closing(NamedTuple):
         return f"Closing({self.cookie.value}, vary={self.vary})"
 
 
-class SessionManager(Operations, Directory, Purges):
+class SessionManager(Loading, Operations, Locks, Directory, Watches, Purges):
     """The framework-free core: takes the same keywords as ``SessionMiddleware``.
 
     Building one does no I/O and raises ``ConfigurationError`` with everything that is wrong. One
@@ -85,7 +87,7 @@ class SessionManager(Operations, Directory, Purges):
     def __init__(self, **settings: Unpack[ManagerOptions]) -> None:
         self.settings = chosen = build_settings(**settings)
         self.events = EventSink(chosen.on_event)
-        self._tokens = Tokens(chosen.secret_key, chosen.secret_key_fallbacks, chosen.session_cookie)
+        self.tokens = Tokens(chosen.secret_key, chosen.secret_key_fallbacks, chosen.session_cookie)
         self.cookies = CookieReader(chosen.session_cookie)
         self._writer = CookieWriter(
             chosen.session_cookie,
@@ -114,16 +116,28 @@ class SessionManager(Operations, Directory, Purges):
                 cache_ttl=chosen.cache_ttl,
                 cache_max_bytes=chosen.cache_max_bytes,
                 coherence=chosen.coherence,
+                listen_url=chosen.listen_url,
                 store_timeout=chosen.store_timeout,
                 codec=self.codec,
                 cipher=cipher,
             )
         )
-        self._records = RecordFormat(self.codec, cipher)
-        self._empty = self._encoded_empty()
-        self.rows = RowMaker(self.codec, self._records, self._lifetimes, chosen.max_session_bytes)
+        records = RecordFormat(self.codec, cipher)
+        self.empty = self._encoded_empty()
+        self.rows = RowMaker(self.codec, records, self._lifetimes, chosen.max_session_bytes)
         self.endings = Endings(self.rows, chosen.user_key, chosen.record_client)
-        self.committer = Committer(self.store, self.rows, self.events)
+        limit = (
+            UserLimit(
+                self.store,
+                self.events,
+                chosen.max_sessions_per_user,
+                chosen.session_limit_action,
+            )
+            if chosen.max_sessions_per_user is not None
+            else None
+        )
+        self.committer = Committer(self.store, self.rows, self.events, limit)
+        self._watcher = Watcher(self)
         self._purger = self._new_purger()
         self._scheme_noted = False
         _managers.add(self)
@@ -142,6 +156,8 @@ class SessionManager(Operations, Directory, Purges):
         """In a child process: pools, locks, cache and threads are made anew."""
         self.events.after_fork()
         self.store.after_fork()
+        self.store.listeners.clear()
+        self._watcher = Watcher(self)
         self._purger = self._new_purger()
 
     def run(self, flow: Flow[T], /) -> T:
@@ -159,153 +175,6 @@ class SessionManager(Operations, Directory, Purges):
         except StoreUnavailable as error:
             self.events.emit("store_error", detail=str(error))
             raise
-
-    # Opening.
-
-    def identify(self, values: Sequence[bytes] | None, tokens: Tokens | None = None) -> Presented:
-        """Which session the cookie values name; forged and ambiguous ones are reported.
-
-        ``tokens`` verifies them in place of the manager's own keys.
-        """
-        presented = identify(values, tokens or self._tokens)
-        if presented.kind is Kind.BAD:
-            self.events.emit("bad_signature")
-        elif presented.kind is Kind.DUPLICATE:
-            self.events.emit("duplicate", detail="several different valid cookies")
-        return presented
-
-    def open(self, cookie_header: str | bytes | None) -> Session:
-        """The session that a ``Cookie`` header names, or a new one. For threads."""
-        return self.load(self.identify(self.cookies.values(_fields(cookie_header))))
-
-    async def aopen(self, cookie_header: str | bytes | None) -> Session:
-        """The session that a ``Cookie`` header names, or a new one."""
-        return await self.aload(self.identify(self.cookies.values(_fields(cookie_header))))
-
-    def load(
-        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
-    ) -> Session:
-        """The session presented. If the store fails, one that raises ``StoreUnavailable`` on
-        use.
-        """
-        session = self.attach(Session(), presented, client)
-        if presented.id is not None:
-            self.store.runner.refuse_event_loop()
-            self.ensure_loaded(session)
-        return session
-
-    async def aload(
-        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
-    ) -> Session:
-        """The session presented; see ``load``."""
-        session = self.attach(Session(), presented, client)
-        if presented.id is not None:
-            await self.aensure_loaded(session)
-        return session
-
-    def attach(
-        self,
-        session: AnySession,
-        presented: Presented,
-        client: tuple[str | None, str | None] = (None, None),
-    ) -> AnySession:
-        """Tie an empty session to what a request presents: it is loaded at its first access, or by
-        ``ensure_loaded``.
-        """
-        self._purger.start()
-        session.attach(SessionState(self, self._empty, client=client, pending=presented.id))
-        if presented.id is not None:
-            session.hold_back()
-        return session
-
-    def ensure_loaded(self, session: Session) -> None:
-        """Load a session that is attached only; no access of the application's. For threads.
-
-        If the store fails, the session raises ``StoreUnavailable`` on use.
-        """
-        state = state_of(session)
-        if state.pending is None:
-            return
-        sid_hash = hash_id(state.pending)
-        found: Found | StoreUnavailable = self.store.fresh(sid_hash)
-        if found is None:
-            try:
-                found = self.store.runner.run_shared(*self._shared_load(sid_hash))
-            except StoreUnavailable as error:
-                found = error
-        self._fill(session, state, found)
-
-    async def aensure_loaded(self, session: Session) -> None:
-        """Load a session that is attached only; see ``ensure_loaded``."""
-        state = state_of(session)
-        if state.pending is None:
-            return
-        sid_hash = hash_id(state.pending)
-        found: Found | StoreUnavailable = self.store.fresh(sid_hash)
-        if found is None:
-            try:
-                found = await self.store.runner.arun_shared(*self._shared_load(sid_hash))
-            except StoreUnavailable as error:
-                found = error
-        self._fill(session, state, found)
-
-    def glimpse(self, session: Session) -> dict[Any, Any] | None:
-        """A copy of the content as this process last saw it, which may be out of date; None if it
-        saw none. No I/O, and no access of the application's.
-        """
-        state = state_of(session)
-        if state.pending is None:
-            return dict(dict.items(session))
-        row = self.store.cache.peek(hash_id(state.pending))
-        if row is None:
-            return None
-        try:
-            record = self._records.read(row.data, sid_hash=row.sid_hash)
-            return self.codec.decode(record.payload, record.rich)
-        except CorruptRecord:
-            return None
-
-    def _shared_load(
-        self, sid_hash: bytes
-    ) -> tuple[bytes, Callable[[], Flow[Found]], Callable[[], Found]]:
-        """What a runner needs to load a row once for all who wait for it."""
-        return sid_hash, lambda: self._load_flow(sid_hash), lambda: self.store.fresh(sid_hash)
-
-    def _load_flow(self, sid_hash: bytes) -> Flow[Found]:
-        return self.store.load_flow(sid_hash, clock.now())
-
-    def _fill(self, session: Session, state: SessionState, found: Found | StoreUnavailable) -> None:
-        """Give the session what the store answered."""
-        session_id, state.pending = state.pending, None
-        session.refill(self._content(state, session_id, found))
-        if state.started:
-            # Loaded after the response began: what follows is late.
-            state.sent = state.payload
-
-    def _content(
-        self, state: SessionState, session_id: str | None, found: Found | StoreUnavailable
-    ) -> dict[Any, Any]:
-        if isinstance(found, StoreUnavailable):
-            self.events.emit("store_error", detail=str(found))
-            state.failure = found
-            return {}
-        if found is RETIRED:
-            self.events.emit("retired_id_used", detail="an ID that a rotation replaced lately")
-            state.savable = False
-        if not isinstance(found, Row):
-            return {}
-        if found.expires_at <= clock.now():
-            self.events.emit("expired")
-            return {}
-        try:
-            record = self._records.read(found.data, sid_hash=found.sid_hash)
-            content = self.codec.decode(record.payload, record.rich)
-        except CorruptRecord as error:
-            self.events.emit("corrupt", detail=str(error))
-            return {}
-        state.id, state.row, state.header = session_id, found, record.header
-        state.payload, state.rich = record.payload, record.rich
-        return content
 
     # Closing.
 
@@ -343,7 +212,7 @@ class SessionManager(Operations, Directory, Purges):
     def _decided(self, session: Session, failed: bool) -> Decided | None:
         """None where there is nothing to do: most requests only read."""
         state = state_of(session)
-        if state.pending is not None and self._renewal_may_be_due(state.pending):
+        if state.pending is not None and self.renewal_may_be_due(state.pending):
             self.ensure_loaded(session)
         if state.pending is not None or state.failure is not None:
             return None
@@ -354,18 +223,6 @@ class SessionManager(Operations, Directory, Purges):
             session.forget_intents()
             return None
         return decided
-
-    def _renewal_may_be_due(self, session_id: str) -> bool:
-        """Whether a request that never looked at its session could have to renew it, by what this
-        process last saw of it.
-        """
-        if not self._lifetimes.rolling and self._lifetimes.idle is None:
-            return False
-        row = self.store.cache.peek(hash_id(session_id))
-        try:
-            return row is None or self.rows.touch_due(row, read_header(row.data), clock.now())
-        except CorruptRecord:
-            return False
 
     def _closing(self, session: Session) -> Closing:
         state = state_of(session)
@@ -397,7 +254,7 @@ class SessionManager(Operations, Directory, Purges):
             return self._writer.expire()
         if closing.id is None:
             return None
-        return self._writer.set(self._tokens.sign(closing.id), closing.max_age)
+        return self._writer.set(self.tokens.sign(closing.id), closing.max_age)
 
     def _header_list(self, closing: Closing) -> list[tuple[str, str]]:
         headers: list[tuple[str, str]] = []
@@ -466,11 +323,13 @@ class SessionManager(Operations, Directory, Purges):
     def shutdown(self) -> None:
         """Let go of connections and threads. The manager can be used again afterwards."""
         self._purger.stop()
+        self._watcher.stop()
         self.store.close()
 
     async def ashutdown(self) -> None:
         """Let go of connections and threads. The manager can be used again afterwards."""
         self._purger.stop()
+        self._watcher.stop()
         await self.store.aclose()
 
 
@@ -496,17 +355,6 @@ def _adopt(session: Session, work: SessionState, decided: Decided, verdict: Verd
 
 def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1000)
-
-
-def _fields(cookie_header: str | bytes | None) -> list[bytes]:
-    if cookie_header is None:
-        return []
-    raw = (
-        cookie_header.encode("latin-1", "replace")
-        if isinstance(cookie_header, str)
-        else cookie_header
-    )
-    return [raw]
 
 
 def _after_fork() -> None:

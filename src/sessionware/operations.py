@@ -104,6 +104,16 @@ class Operations:
         total: int | float = await self._aedit(session, key, _addition(key, amount))
         return total
 
+    def refresh(self, session: Session) -> None:
+        """Take over what others have stored since the session was loaded, under the request's own
+        unsaved keys. Raises ``SessionGone`` if it has ended.
+        """
+        self._edit(session, _RAISE, _as_it_is)
+
+    async def arefresh(self, session: Session) -> None:
+        """Take over what others have stored; see ``refresh``."""
+        await self._aedit(session, _RAISE, _as_it_is)
+
     def _edit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
         state = self._editable(session, key)
         if _is_unsaved(state, session, key):
@@ -183,6 +193,10 @@ def _already(answer: T) -> Flow[T]:
 def _is_unsaved(state: SessionState, session: Session, key: Any) -> bool:
     """Whether the value is this request's own until it is saved: nobody else can see it."""
     return state.row is None or session.cleared or key in session.written
+
+
+def _as_it_is(content: dict[Any, Any]) -> tuple[bool, Any]:
+    return False, None
 
 
 def _removal(key: Any, default: Any) -> Edit:

@@ -98,6 +98,14 @@ def read_nonce(raw: bytes) -> bytes:
     return _parse(raw)[2]
 
 
+def handle_of(raw: bytes) -> str | None:
+    """The session's public name; None for a record of a format that we can't read."""
+    try:
+        return read_header(raw).handle.hex()
+    except CorruptRecord:
+        return None
+
+
 class RecordFormat:
     """Writes and reads records in one setting of codec and encryption, and refuses any other.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -21,6 +22,12 @@ class _Unloaded:
 
 
 _UNLOADED = _Unloaded()
+
+
+class Lock(
+    AbstractContextManager["Session", None], AbstractAsyncContextManager["Session", None], Protocol
+):
+    """The lock of a session, for both worlds."""
 
 
 class SessionLink(Protocol):
@@ -42,6 +49,8 @@ class SessionLink(Protocol):
     async def atake(self, session: Session, key: Any, default: Any) -> Any: ...
     def incr(self, session: Session, key: Any, amount: int | float) -> int | float: ...
     async def aincr(self, session: Session, key: Any, amount: int | float) -> int | float: ...
+    def lock(self, session: Session, timeout: float, hold: float) -> Lock: ...
+    def on_ended(self, session: Session, callback: Callable[[], Any]) -> Callable[[], None]: ...
     def revalidate(self, session: Session) -> bool: ...
     async def arevalidate(self, session: Session) -> bool: ...
 
@@ -410,6 +419,36 @@ class Session(dict[Any, Any]):
     async def aincr(self, key: Any, amount: int | float = 1) -> int | float:
         """Add to a number in the database; see ``incr``."""
         return await self._bound().aincr(self, key, amount)
+
+    def lock(
+        self, timeout: float = 5.0, *, hold: float = 30.0
+    ) -> AbstractContextManager[Session, None]:
+        """Keep other handlers that lock this session out, over all workers: for check-then-act.
+
+        ``with session.lock():`` waits up to ``timeout`` seconds, brings the session up to date, and
+        at the end of the block saves it and gives the lock back; an exception in the block saves
+        nothing. After ``hold`` seconds the lock ends by itself, as it must when a worker dies.
+        Whoever does not lock is not kept out. Raises ``LockTimeout``, ``SessionGone``, and
+        whatever ``save`` raises.
+        """
+        return self._bound().lock(self, timeout, hold)
+
+    def alock(
+        self, timeout: float = 5.0, *, hold: float = 30.0
+    ) -> AbstractAsyncContextManager[Session, None]:
+        """``async with session.alock():``; see ``lock``."""
+        return self._bound().lock(self, timeout, hold)
+
+    def on_ended(self, callback: Callable[[], Any]) -> Callable[[], None]:
+        """Have ``callback`` called once when this session ends: by whomever and in whichever
+        worker, by its time, or because another user logs in or out in it. For WebSockets.
+
+        A plain function or, in an event loop, a coroutine function; it is called in the loop (on
+        asyncio and trio) or thread pool of ours. With a channel (``stamps``, ``notify``) it takes a
+        moment, else about two seconds. Returns a function that calls it off. A session that is
+        not stored yet is not watched.
+        """
+        return self._bound().on_ended(self, callback)
 
     def revalidate(self) -> bool:
         """Ask the database whether this session still stands: not ended, expired or rotated."""

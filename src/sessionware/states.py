@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -20,6 +20,7 @@ from .session import Session
 from .stores.protocol import Row
 
 if TYPE_CHECKING:
+    from .locking import SessionLock
     from .manager import SessionManager
 
 
@@ -55,6 +56,7 @@ class SessionState:
     client: tuple[str | None, str | None] = field(default=(None, None), repr=False)
     cookie: CookieDue = CookieDue.NOTHING
     started: bool = False
+    locked: bool = False
     # What the application's dict held when the response began; None where nobody needs to know.
     sent: bytes | None = field(default=None, repr=False)
     _handle: bytes | None = field(default=None, repr=False)
@@ -137,6 +139,12 @@ class SessionState:
 
     async def aincr(self, session: Session, key: Any, amount: int | float) -> int | float:
         return await self.manager.aincr(session, key, amount)
+
+    def lock(self, session: Session, timeout: float, hold: float) -> SessionLock:
+        return self.manager.lock(session, timeout, hold)
+
+    def on_ended(self, session: Session, callback: Callable[[], Any]) -> Callable[[], None]:
+        return self.manager.on_ended(session, callback)
 
     def revalidate(self, session: Session) -> bool:
         return self.manager.revalidate(session)

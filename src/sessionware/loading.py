@@ -1,0 +1,211 @@
+"""From what a request presents to a session that is loaded, at once or at its first access."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from . import clock
+from .codecs import Codec
+from .cookies import CookieReader, Kind, Presented, identify
+from .errors import CorruptRecord, StoreUnavailable
+from .events import EventSink
+from .flows import Flow
+from .purging import Purger
+from .records import read_header
+from .rows import RowMaker
+from .session import Session
+from .states import SessionState, state_of
+from .stores.cached import CachedStore
+from .stores.protocol import RETIRED, Found, Row
+from .tokens import Tokens, hash_id
+
+if TYPE_CHECKING:
+    from .manager import SessionManager
+
+AnySession = TypeVar("AnySession", bound=Session)
+
+
+class Loading:
+    """The part of a manager that opens sessions."""
+
+    tokens: Tokens
+    cookies: CookieReader
+    codec: Codec
+    rows: RowMaker
+    store: CachedStore
+    events: EventSink
+    empty: bytes
+    _purger: Purger
+
+    def identify(self, values: Sequence[bytes] | None, tokens: Tokens | None = None) -> Presented:
+        """Which session the cookie values name; forged and ambiguous ones are reported.
+
+        ``tokens`` verifies them in place of the manager's own keys.
+        """
+        presented = identify(values, tokens or self.tokens)
+        if presented.kind is Kind.BAD:
+            self.events.emit("bad_signature")
+        elif presented.kind is Kind.DUPLICATE:
+            self.events.emit("duplicate", detail="several different valid cookies")
+        return presented
+
+    def open(self, cookie_header: str | bytes | None) -> Session:
+        """The session that a ``Cookie`` header names, or a new one. For threads."""
+        return self.load(self.identify(self.cookies.values(_fields(cookie_header))))
+
+    async def aopen(self, cookie_header: str | bytes | None) -> Session:
+        """The session that a ``Cookie`` header names, or a new one."""
+        return await self.aload(self.identify(self.cookies.values(_fields(cookie_header))))
+
+    def load(
+        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
+    ) -> Session:
+        """The session presented. If the store fails, one that raises ``StoreUnavailable`` on
+        use.
+        """
+        session = self.attach(Session(), presented, client)
+        if presented.id is not None:
+            self.store.runner.refuse_event_loop()
+            self.ensure_loaded(session)
+        return session
+
+    async def aload(
+        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
+    ) -> Session:
+        """The session presented; see ``load``."""
+        session = self.attach(Session(), presented, client)
+        if presented.id is not None:
+            await self.aensure_loaded(session)
+        return session
+
+    def attach(
+        self,
+        session: AnySession,
+        presented: Presented,
+        client: tuple[str | None, str | None] = (None, None),
+    ) -> AnySession:
+        """Tie an empty session to what a request presents: it is loaded at its first access, or by
+        ``ensure_loaded``.
+        """
+        self._purger.start()
+        session.attach(
+            SessionState(
+                cast("SessionManager", self), self.empty, client=client, pending=presented.id
+            )
+        )
+        if presented.id is not None:
+            session.hold_back()
+        return session
+
+    def ensure_loaded(self, session: Session) -> None:
+        """Load a session that is attached only; no access of the application's. For threads.
+
+        If the store fails, the session raises ``StoreUnavailable`` on use.
+        """
+        state = state_of(session)
+        if state.pending is None:
+            return
+        sid_hash = hash_id(state.pending)
+        found: Found | StoreUnavailable = self.store.fresh(sid_hash)
+        if found is None:
+            try:
+                found = self.store.runner.run_shared(*self._shared_load(sid_hash))
+            except StoreUnavailable as error:
+                found = error
+        self._fill(session, state, found)
+
+    async def aensure_loaded(self, session: Session) -> None:
+        """Load a session that is attached only; see ``ensure_loaded``."""
+        state = state_of(session)
+        if state.pending is None:
+            return
+        sid_hash = hash_id(state.pending)
+        found: Found | StoreUnavailable = self.store.fresh(sid_hash)
+        if found is None:
+            try:
+                found = await self.store.runner.arun_shared(*self._shared_load(sid_hash))
+            except StoreUnavailable as error:
+                found = error
+        self._fill(session, state, found)
+
+    def glimpse(self, session: Session) -> dict[Any, Any] | None:
+        """A copy of the content as this process last saw it, which may be out of date; None if it
+        saw none. No I/O, and no access of the application's.
+        """
+        state = state_of(session)
+        if state.pending is None:
+            return dict(dict.items(session))
+        row = self.store.cache.peek(hash_id(state.pending))
+        if row is None:
+            return None
+        try:
+            record = self.rows.records.read(row.data, sid_hash=row.sid_hash)
+            return self.codec.decode(record.payload, record.rich)
+        except CorruptRecord:
+            return None
+
+    def _shared_load(
+        self, sid_hash: bytes
+    ) -> tuple[bytes, Callable[[], Flow[Found]], Callable[[], Found]]:
+        """What a runner needs to load a row once for all who wait for it."""
+        return sid_hash, lambda: self._load_flow(sid_hash), lambda: self.store.fresh(sid_hash)
+
+    def _load_flow(self, sid_hash: bytes) -> Flow[Found]:
+        return self.store.load_flow(sid_hash, clock.now())
+
+    def _fill(self, session: Session, state: SessionState, found: Found | StoreUnavailable) -> None:
+        """Give the session what the store answered."""
+        session_id, state.pending = state.pending, None
+        session.refill(self._content(state, session_id, found))
+        if state.started:
+            # Loaded after the response began: what follows is late.
+            state.sent = state.payload
+
+    def _content(
+        self, state: SessionState, session_id: str | None, found: Found | StoreUnavailable
+    ) -> dict[Any, Any]:
+        if isinstance(found, StoreUnavailable):
+            self.events.emit("store_error", detail=str(found))
+            state.failure = found
+            return {}
+        if found is RETIRED:
+            self.events.emit("retired_id_used", detail="an ID that a rotation replaced lately")
+            state.savable = False
+        if not isinstance(found, Row):
+            return {}
+        if found.expires_at <= clock.now():
+            self.events.emit("expired")
+            return {}
+        try:
+            record = self.rows.records.read(found.data, sid_hash=found.sid_hash)
+            content = self.codec.decode(record.payload, record.rich)
+        except CorruptRecord as error:
+            self.events.emit("corrupt", detail=str(error))
+            return {}
+        state.id, state.row, state.header = session_id, found, record.header
+        state.payload, state.rich = record.payload, record.rich
+        return content
+
+    def renewal_may_be_due(self, session_id: str) -> bool:
+        """Whether a request that never looked at its session could have to renew it, by what this
+        process last saw of it.
+        """
+        if not self.rows.lifetimes.rolling and self.rows.lifetimes.idle is None:
+            return False
+        row = self.store.cache.peek(hash_id(session_id))
+        try:
+            return row is None or self.rows.touch_due(row, read_header(row.data), clock.now())
+        except CorruptRecord:
+            return False
+
+
+def _fields(cookie_header: str | bytes | None) -> list[bytes]:
+    if cookie_header is None:
+        return []
+    raw = (
+        cookie_header.encode("latin-1", "replace")
+        if isinstance(cookie_header, str)
+        else cookie_header
+    )
+    return [raw]
