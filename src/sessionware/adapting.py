@@ -11,7 +11,7 @@ from .config import DEFAULTS
 from .errors import ConfigurationError, Finding
 from .manager import SessionManager
 from .runners import LoopRunner
-from .session import Session
+from .session import NoSession, Session
 from .states import SessionState, state_of
 
 SESSION_KEY: Final = "sessionware.session"
@@ -20,6 +20,7 @@ MANAGER_KEY: Final = "sessionware.manager"
 _SYNC_TWINS: Final = {
     "sqlite+aiosqlite": "sqlite",
     "postgresql+asyncpg": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
     "postgresql+psycopg_async": "postgresql+psycopg",
     "mysql+asyncmy": "mysql+pymysql",
     "mysql+aiomysql": "mysql+pymysql",
@@ -50,10 +51,10 @@ def refuse_async_store(manager: SessionManager) -> None:
     if not isinstance(manager.store.runner, LoopRunner):
         return
     given = manager.settings.store
-    url = getattr(given, "url", given)
+    url = make_url(given) if isinstance(given, str) else getattr(given, "url", None)
     fix = "use a store with plain methods."
-    if isinstance(url, str) or hasattr(url, "drivername"):
-        name = make_url(url).drivername
+    name = getattr(url, "drivername", None)
+    if isinstance(name, str):
         fix = f"use its sync twin, {_SYNC_TWINS.get(name, name.partition('+')[0])}://."
     message = "an async driver needs an event loop, and WSGI has none."
     raise ConfigurationError([Finding("SW020", "store", message, fix)])
@@ -101,7 +102,7 @@ def is_loaded_outside(outer: object, manager: SessionManager) -> bool:
 
 def take_replacement(session: Session, current: object) -> None:
     """An application may have put a mapping of its own where the request's session was."""
-    if current is session or not isinstance(current, dict):
+    if current is session or not isinstance(current, dict) or isinstance(current, NoSession):
         return
     if isinstance(current, Session) and current.link() is not None:
         # An inner middleware with a cookie of its own put its session there.

@@ -11,11 +11,13 @@ from .states import SessionState
 
 def session_of(request: Any) -> Session:
     """The session of a request, typed: Starlette's and FastAPI's ``Request`` and ``WebSocket``, an
-    ASGI scope or a WSGI environ.
+    ASGI scope or a WSGI environ, Django's ``HttpRequest``.
 
     Raises ``LookupError`` if no middleware of ours has seen the request.
     """
     found = _lookup(request, "session", "sessionware.session")
+    if found is None:
+        found = _of_engine(request, "sessionware_session")
     if not isinstance(found, Session):
         raise LookupError("this request has no session: is sessionware's middleware installed?")
     found.mark_accessed()
@@ -33,6 +35,8 @@ def manager_of(request: Any) -> SessionManager:
         found = link.manager if isinstance(link, SessionState) else None
     else:
         found = _lookup(request, "sessionware.manager", "sessionware.manager")
+        if found is None:
+            found = _of_engine(request, "sessionware_manager")
     if not isinstance(found, SessionManager):
         raise LookupError("this request has no manager: is sessionware's middleware installed?")
     return found
@@ -45,3 +49,13 @@ def _lookup(request: Any, *keys: str) -> Any:
                 if key in holder:
                     return holder[key]
     return None
+
+
+def _of_engine(request: Any, method: str) -> Any:
+    """What our engine says of a request of Django's, or of one of the REST framework's around it.
+
+    Only an attribute that was set counts: Starlette's ``session`` is a property that may raise.
+    """
+    inner = getattr(request, "_request", request)
+    answer = getattr(getattr(inner, "__dict__", {}).get("session"), method, None)
+    return None if answer is None else answer()

@@ -112,111 +112,160 @@ class _Exchange:
         self._wanted: tuple[str, list[tuple[str, str]], _ExcInfo] | None = None
         self._write: Any = None
         self._result: Iterable[bytes] = ()
+        self._file: object = None
+        self._vary = False
+        self._set_cookie: str | None = None
         self._begun = False
+        self._store_failed = False
         self._unavailable = False
         self._failed = False
 
     def run(self, app: WSGIApplication) -> Iterable[bytes]:
         """Call the application; what it returns, wrapped where code of its own is still to run."""
-        complete = False
+        self._watch_files()
         try:
             self._result = app(self._environ, self._start)
-            complete = self._is_complete(self._result)
-            if complete and self._begun:
-                self._manager.check_late_change(self._session)
-            elif complete:
+            if self._is_complete(self._result) and not self._begun:
                 self._begin()
+                return self._result
         except Exception as error:
-            self._fail(error)
-        if self._unavailable:
-            self._close_result()
-            return [UNAVAILABLE]
-        return self._result if complete else self
+            if not self._is_answered_instead(error):
+                # The server never sees the result, so nobody else closes it.
+                self._close_result()
+                raise
+        return self
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            for chunk in self._result:
-                if chunk and not self._begun:
-                    self._begin()
-                if self._unavailable:
-                    break
-                yield chunk
-            if not self._begun:
-                self._begin()
-        except Exception as error:
-            self._fail(error)
-        if self._unavailable:
+            yield from self._chunks()
+        except BaseException as error:
+            if not self._is_answered_instead(error):
+                raise
+        if self._unavailable and self._environ.get("REQUEST_METHOD") != "HEAD":
             yield UNAVAILABLE
 
     def close(self) -> None:
         """The end of the request (PEP 3333), whether or not the body was read."""
-        self._close_result()
-        if self._unavailable or self._failed:
+        try:
+            self._close_result()
+            if self._failed:
+                return
+            if self._begun:
+                self._manager.check_late_change(self._session)
+            elif self._wanted is not None:
+                # Nobody wanted the body, but the application has done its work.
+                self._begin()
+            else:
+                self._end_session()
+        except Exception as error:
+            if not self._is_answered_instead(error):
+                raise
+
+    def _chunks(self) -> Iterator[bytes]:
+        if self._unavailable:
             return
-        if self._begun:
-            self._manager.check_late_change(self._session)
-        elif self._wanted is not None:
-            # Nobody wanted the body, but the application has done its work.
-            take_replacement(self._session, self._environ.get(SESSION_KEY))
-            self._manager.finish(self._session, failed=_code(self._wanted[0]) >= 500)
+        for chunk in self._result:
+            if not self._begun:
+                if not chunk:
+                    # Servers send the headers with any chunk, and they don't have them yet.
+                    continue
+                self._begin()
+            yield chunk
+        if not self._begun:
+            self._begin()
 
     def _close_result(self) -> None:
-        close = getattr(self._result, "close", None)
+        result, self._result = self._result, ()
+        close = getattr(result, "close", None)
         if close is not None:
             close()
+
+    def _watch_files(self) -> None:
+        """Some servers' file wrapper is a function, whose results have no type to know them by."""
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        if wrapper is None or isinstance(wrapper, type):
+            return
+
+        def watched(*args: Any) -> Any:
+            self._file = wrapper(*args)
+            return self._file
+
+        self._environ["wsgi.file_wrapper"] = watched
 
     def _is_complete(self, result: Iterable[bytes]) -> bool:
         """Whether no code of the application's runs any more; such a body is left as it is, for
         the server to count its parts or to send the file.
         """
+        if type(result) in (list, tuple) or (self._file is not None and result is self._file):
+            return True
         wrapper = self._environ.get("wsgi.file_wrapper")
-        return type(result) in (list, tuple) or (
-            isinstance(wrapper, type) and isinstance(result, wrapper)
-        )
+        return isinstance(wrapper, type) and isinstance(result, wrapper)
 
     def _start(
         self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo = None, /
     ) -> Any:
         """The ``start_response`` that the application sees."""
-        if exc_info is None and self._wanted is not None:
+        if exc_info is None and (self._begun or self._wanted is not None):
             raise AssertionError("start_response was called twice, without exc_info")
         if self._begun:
-            # The server raises it again: the response can't be replaced any more.
-            return self._start_response(status, headers, exc_info)
-        self._wanted = (status, headers, exc_info)
+            # Raised again there if the headers have left; if not, the new ones take their place.
+            self._start_response(status, self._with_session(headers), exc_info)
+        else:
+            self._wanted = (status, headers, exc_info)
         return self._written
 
     def _written(self, data: bytes) -> None:
         """The ``write`` of old: its bytes leave at once."""
-        if data and not self._begun:
-            self._begin()
-        if data and not self._unavailable:
+        if data:
+            if not self._begun:
+                self._begin()
             self._write(data)
 
     def _begin(self) -> None:
-        """Save, then let the server have status and headers."""
+        """Save, then let the server have status and headers.
+
+        Raises ``StoreUnavailable`` for a framework's 500 that comes of a failing store, too.
+        """
         if self._wanted is None:
             raise AssertionError("the body began before start_response was called")
         status, headers, exc_info = self._wanted
         code = _code(status)
-        if could_not_load(self._session, code):
-            self._answer_unavailable(exc_info)
-            return
+        if could_not_load(self._session, code) or (self._store_failed and code == 500):
+            raise StoreUnavailable("the session could not be read or saved")
         take_replacement(self._session, self._environ.get(SESSION_KEY))
-        closing = self._manager.finish(self._session, failed=code >= 500)
+        try:
+            closing = self._manager.finish(self._session, failed=code >= 500)
+        except StoreUnavailable:
+            # Under ``write`` the application sees this, and may make a 500 of it.
+            self._store_failed = True
+            raise
         self._begun = True
-        set_cookie = self._manager.set_cookie(closing)
-        if set_cookie is not None:
+        self._wanted = None
+        self._vary = closing.vary
+        self._set_cookie = self._manager.set_cookie(closing)
+        if self._set_cookie is not None:
             self._manager.note_scheme(self._environ.get("wsgi.url_scheme", "http"))
-        if closing.vary:
-            name = self._manager.settings.session_cookie
-            headers = with_session_wsgi(headers, set_cookie, name)
-        self._write = self._start_response(status, headers, exc_info)
+        self._write = self._start_response(status, self._with_session(headers), exc_info)
 
-    def _answer_unavailable(self, exc_info: _ExcInfo = None) -> None:
-        """503 with Retry-After, in place of a response that depends on a session nobody could
-        read.
+    def _with_session(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        if not self._vary:
+            return headers
+        name = self._manager.settings.session_cookie
+        return with_session_wsgi(headers, self._set_cookie, name)
+
+    def _is_answered_instead(self, error: BaseException) -> bool:
+        """The request failed: whether a 503 with Retry-After takes the place of its response, since
+        that depends on a session nobody could read or save. If not, the error is the server's.
         """
+        if isinstance(error, GeneratorExit):
+            # The server has stopped reading.
+            return False
+        self._failed = True
+        if self._begun:
+            return False
+        self._end_session()
+        if not is_from(error, StoreUnavailable):
+            return False
         self._begun = self._unavailable = True
         headers = [
             ("Content-Type", "text/plain; charset=utf-8"),
@@ -224,20 +273,15 @@ class _Exchange:
             ("Cache-Control", "no-store"),
             ("Retry-After", str(self._manager.retry_after)),
         ]
-        self._start_response("503 Service Unavailable", headers, exc_info)
+        self._start_response("503 Service Unavailable", headers)
+        return True
 
-    def _fail(self, error: Exception) -> None:
-        """The application failed: raise that, or put a 503 in place of its response."""
-        self._failed = True
-        if self._begun:
-            raise error
+    def _end_session(self) -> None:
+        """Logged out means logged out, in a request that failed too."""
         if self._session.ended:
-            # Logged out means logged out; a store that fails at it has been reported.
+            # A store that fails at it has been reported.
             with suppress(StoreUnavailable):
                 self._manager.finish(self._session, failed=True)
-        if not is_from(error, StoreUnavailable):
-            raise error
-        self._answer_unavailable()
 
 
 def _client(environ: WSGIEnvironment) -> tuple[str | None, str | None]:

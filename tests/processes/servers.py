@@ -1,4 +1,4 @@
-"""uvicorn with its workers, in processes of their own, and clients that are real connections."""
+"""A server with its workers, in processes of their own, and clients that are real connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -98,23 +98,45 @@ def free_port() -> int:
 async def serving(
     store: str, folder: Path, table_name: str, log: str = "info"
 ) -> AsyncIterator[Server]:
-    """Run the workers until the block ends."""
-    port = free_port()
-    command = [sys.executable, "-W", "error", "-m", "uvicorn", "tests.processes.served:app"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(WORKERS)]
+    """Run uvicorn's workers until the block ends."""
+    command = ["uvicorn", "tests.processes.served:app", "--workers", str(WORKERS)]
     command += ["--no-access-log", "--log-level", log]
+
+    def is_up(text: str) -> bool:
+        return text.count("Application startup complete") >= WORKERS
+
+    def listen(port: int) -> list[str]:
+        return ["--host", "127.0.0.1", "--port", str(port)]
+
+    settings = {"SERVED_STORE": store, "SERVED_TABLE": table_name, "SERVED_LOG": log}
+    async with running(command, listen, folder, settings, is_up) as server:
+        yield server
+
+
+@asynccontextmanager
+async def running(
+    command: Sequence[str],
+    listen: Callable[[int], Sequence[str]],
+    folder: Path,
+    settings: Mapping[str, str],
+    is_up: Callable[[str], bool],
+) -> AsyncIterator[Server]:
+    """Run a module that is a server until the block ends, whatever happens in it.
+
+    ``listen`` gives the arguments for a port, ``settings`` are environment variables, and ``is_up``
+    sees in the log that it serves.
+    """
+    port = free_port()
     source = Path(sessionware.__path__[0]).parent
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, (source, ROOT))),
-        "SERVED_STORE": store,
-        "SERVED_TABLE": table_name,
-        "SERVED_LOG": log,
+        **settings,
     }
     log_file = folder / "server.log"
     with log_file.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-W", "error", "-m", *command, *listen(port)],
             cwd=folder,
             env=environment,
             stdout=output,
@@ -127,7 +149,7 @@ async def serving(
             limits=httpx2.Limits(max_keepalive_connections=0), timeout=20, trust_env=False
         ) as client:
             server = Server(port, process, log_file, client)
-            await _wait_until_up(server)
+            await wait_for_log(server, is_up)
             yield server
     finally:
         process.terminate()
@@ -139,10 +161,10 @@ async def serving(
         _end_group(process.pid)
 
 
-async def _wait_until_up(server: Server) -> None:
-    """Until each worker has said that it is ready."""
+async def wait_for_log(server: Server, is_there: Callable[[str], bool]) -> None:
+    """Until the server has logged what the test waits for."""
     deadline = time.monotonic() + START_TIMEOUT
-    while server.log.count("Application startup complete") < WORKERS:
+    while not is_there(server.log):
         if server.process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the server does not come up\n{server.log}")
         await anyio.sleep(0.05)

@@ -1,0 +1,342 @@
+"""Django: ``SESSION_ENGINE = "sessionware.django"``.
+
+Here is only what is Django's: its ``SessionBase``, its settings, its cookie and its expiry, which
+Django's own middleware writes. The rules of a session's life are the manager's.
+"""
+
+from __future__ import annotations
+
+# Django has no types: neither its imports nor its twins can be checked.
+# mypy: disable-error-code="import-untyped"
+# pyright: reportAssignmentType=false
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from django.conf import settings
+from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+
+from . import clock
+from .django_middleware import CLIENT, SessionwareMiddleware
+from .django_settings import engine, manager
+from .endings import drop_unwritten
+from .errors import SessionGone, StoreUnavailable
+from .flows import Call, Flow, T, adrive, drive, twins
+from .manager import SessionManager
+from .session import ExpiryArgument, Session
+from .states import CookieDue, SessionState, state_of
+
+__all__ = ["SessionStore", "SessionwareMiddleware", "manager"]
+
+# In Django a session that was emptied, or saved empty, has a row; in the core it has none. This key
+# fills such a row. It is taken out of whatever is loaded, so nobody else sees it.
+_KEPT: Final = "_sessionware_kept"
+_EXPIRY: Final = "_session_expiry"
+
+
+class SessionStore(SessionBase):  # type: ignore[misc]
+    """Django's ``request.session``. Its key is the cookie's value: a signed ID.
+
+    What Django keeps in ``_session_cache`` is a ``Session`` of the manager's, once it is loaded;
+    before that, a plain dict that is to replace whatever is stored.
+    """
+
+    def __init__(self, session_key: str | None = None) -> None:
+        super().__init__(session_key)
+        self._presented = session_key is not None
+        self._modified: bool | None = None
+        self._failed = False
+
+    @property
+    def modified(self) -> bool:
+        """Also true if something inside a value was changed, unless it was set to False."""
+        own = self._own()
+        if own is None:
+            return bool(self._modified)
+        state = state_of(own)
+        if not state.savable and not dict.__len__(own):
+            # The ID was rotated away by a parallel request, whose cookie must not be touched.
+            return False
+        if self._modified is None and state.row is not None:
+            return own.modified or own.rotation or self._differs(own)
+        return bool(self._modified)
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        self._modified = bool(value)
+
+    def _differs(self, own: Session) -> bool:
+        core = manager()
+        try:
+            return core.endings.content(state_of(own), own).changed
+        except (TypeError, ValueError):
+            # It can't be stored: the save says why.
+            return True
+
+    def _own(self) -> Session | None:
+        """The manager's session, if it is loaded."""
+        cached = self.__dict__.get("_session_cache")
+        return cached if isinstance(cached, Session) and cached.link() is not None else None
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether the store could not be asked in this request."""
+        own = self._own()
+        return self._failed or (own is not None and state_of(own).failure is not None)
+
+    # Running: each operation is written once, for threads and for coroutines.
+
+    def run(self, flow: Flow[T], /) -> T:
+        with self._noting_failures():
+            return drive(flow, manager())
+
+    async def arun(self, flow: Flow[T], /) -> T:
+        with self._noting_failures():
+            return await adrive(flow, manager())
+
+    @contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreUnavailable:
+            self._failed = True
+            raise
+
+    def _opened(self, key: str | None) -> Flow[Session]:
+        """The session of a key; forged ones are told by their signature, before any I/O."""
+        values = [] if key is None else [key.encode("ascii", "replace")]
+        session: Session = yield Call("load", (manager().identify(values), CLIENT.get()))
+        return session
+
+    def load_flow(self) -> Flow[Session]:
+        """The session that the key names, empty if there is none: then the key is gone as well."""
+        session = yield from self._opened(self.session_key)
+        state = state_of(session)
+        if state.failure is not None:
+            # Whoever uses it gets the error raised.
+            return session
+        if dict.pop(session, _KEPT, None):
+            _forget_kept(state)
+        if _touch_due(state):
+            with suppress(StoreUnavailable, SessionGone):
+                yield Call("save", (session,))
+        if state.cookie is CookieDue.SET:
+            # Rolling lifetimes: Django's middleware sends the cookie of what was modified.
+            self._modified = True
+        self._take_key(state)
+        return session
+
+    def _take_key(self, state: SessionState) -> None:
+        state.cookie = CookieDue.NOTHING
+        self._session_key = None if state.id is None else engine().tokens.sign(state.id)
+
+    def _tied(self) -> Flow[Session]:
+        """The manager's session, with what Django put in its place while it was not loaded."""
+        own = self._own()
+        if own is not None:
+            return own
+        cached = self.__dict__.get("_session_cache")
+        own = yield from self.load_flow()
+        if cached is not None:
+            own.clear()
+            own.update(cached)
+        self._session_cache = own
+        return own
+
+    def _write(self, own: Session) -> Flow[None]:
+        """Commit; raises ``UpdateError`` if the session ended meanwhile."""
+        state = state_of(own)
+        before = self.session_key
+        while True:
+            own.set_expiry(self._lifetime(dict.get(own, _EXPIRY)))
+            if not dict.__len__(own) or self._renewal_due(own):
+                dict.__setitem__(own, _KEPT, True)
+                own.note_written((_KEPT,))
+            try:
+                yield Call("save", (own,))
+            except SessionGone:
+                raise UpdateError from None
+            finally:
+                kept = dict.pop(own, _KEPT, False)
+            if kept:
+                _forget_kept(state)
+            if state.row is not None:
+                break
+            # Two requests deleted the last keys: merged, nothing was left.
+        self._take_key(state)
+        if self.session_key != before:
+            self._modified = True
+
+    def _renewal_due(self, own: Session) -> bool:
+        """Whether a save without a change has to renew the lifetime, as it does in Django."""
+        state, rows = state_of(own), manager().rows
+        if state.row is None or state.header is None:
+            return False
+        renewed = rows.renewed(state.header, state.row)
+        due = rows.lifetimes.renewal_due(state.header.expiry, renewed=renewed, now=clock.now())
+        return due and not self._differs(own)
+
+    def _lifetime(self, expiry: Any) -> ExpiryArgument:
+        """Django's expiry, which is part of the session's content, in the manager's terms."""
+        if not expiry:
+            age = self.get_session_cookie_age()
+            if age == manager().settings.max_age:
+                return None if expiry is None else 0
+            expiry = age
+        if isinstance(expiry, str):
+            expiry = datetime.fromisoformat(expiry)
+        if not isinstance(expiry, datetime):
+            # The past is an end as well in Django; in the core only a moment can lie in it.
+            return float(expiry) if expiry > 0 else datetime.now(UTC) + timedelta(seconds=expiry)
+        # A naive one is local time, as Django's timezone.now() is where USE_TZ is off.
+        return expiry.astimezone(UTC)
+
+    # Django's interface; the base class has the rest.
+
+    def get_session_cookie_age(self) -> int:
+        age = manager().settings.max_age
+        return super().get_session_cookie_age() if age is None else age
+
+    def clear(self) -> None:
+        """Empty the session; no I/O."""
+        own = self._own()
+        if own is None:
+            super().clear()
+            return
+        own.clear()
+        self.accessed = self.modified = True
+
+    def is_empty(self) -> bool:
+        """True if there is neither key nor content; Django's middleware deletes the cookie then.
+
+        False for a cookie that was bad or dead, though nothing is there: a parallel login may have
+        set a newer one. With SESSION_SAVE_EVERY_REQUEST it is True for those too, or the middleware
+        would save a session for each of them.
+        """
+        every_request: bool = settings.SESSION_SAVE_EVERY_REQUEST
+        if every_request and self.session_key is not None and self._own() is None:
+            self.run(self._tied())
+        content: Mapping[str, Any] = self.__dict__.get("_session_cache", {})
+        if self.session_key is not None or dict.__len__(content):  # type: ignore[arg-type]
+            return False
+        own = self._own()
+        if own is not None and not state_of(own).savable:
+            return False
+        return not self._presented or self.modified or every_request
+
+    def exists_flow(self, session_key: str | None) -> Flow[bool]:
+        """Whether a session with this key is stored."""
+        session = yield from self._opened(session_key)
+        session.mark_accessed()
+        return state_of(session).row is not None
+
+    def create_flow(self) -> Flow[None]:
+        """Store what is in the session as a new one, with a new key; the old one is left alone."""
+        content = dict(dict.items(self.__dict__.get("_session_cache", {})))
+        self._session_key = None
+        own = yield from self._opened(None)
+        own.update(content)
+        self._session_cache = own
+        yield from self._write(own)
+        self.modified = True
+
+    def save_flow(self, must_create: bool = False) -> Flow[None]:
+        """Commit the changes, each key for itself.
+
+        Raises ``UpdateError`` if the session ended meanwhile and, with ``must_create``,
+        ``CreateError`` if it is stored already.
+        """
+        own = yield from self._tied()
+        if must_create and state_of(own).row is not None:
+            raise CreateError
+        yield from self._write(own)
+
+    def delete_flow(self, session_key: str | None = None) -> Flow[None]:
+        """End a session at once, this one if no key is given."""
+        own = self._own()
+        if session_key is None:
+            session_key = self.session_key
+        if session_key is None:
+            return
+        if own is None or session_key != self.session_key:
+            doomed = yield from self._opened(session_key)
+        else:
+            # By its row, which a parallel request may have given another ID.
+            own.mark_accessed()
+            doomed = Session()
+            doomed.attach(state_of(own).fork())
+        doomed.mark_accessed()
+        if state_of(doomed).row is None:
+            return
+        doomed.invalidate()
+        with suppress(SessionGone):
+            yield Call("save", (doomed,))
+
+    def flush_flow(self) -> Flow[None]:
+        """End the session at once. What is stored afterwards goes into a new one."""
+        yield from self.delete_flow()
+        self._session_key = None
+        self._session_cache = yield from self._opened(None)
+        self.accessed = self.modified = True
+
+    def cycle_key_flow(self) -> Flow[None]:
+        """Give the session a new key at once, and store it.
+
+        If it ended meanwhile, a new one begins, with what this request wrote.
+        """
+        self.accessed = True
+        own = yield from self._tied()
+        own.mark_accessed()
+        if state_of(own).row is None:
+            yield from self.create_flow()
+            return
+        own.rotate()
+        try:
+            yield from self._write(own)
+        except UpdateError:
+            drop_unwritten(own)
+            yield from self.create_flow()
+        self.modified = True
+
+    load, aload = twins(load_flow)
+    exists, aexists = twins(exists_flow)
+    create, acreate = twins(create_flow)
+    save, asave = twins(save_flow)
+    delete, adelete = twins(delete_flow)
+    flush, aflush = twins(flush_flow)
+    cycle_key, acycle_key = twins(cycle_key_flow)
+
+    @classmethod
+    def clear_expired(cls) -> None:
+        """Delete expired rows; for ``manage.py clearsessions``."""
+        manager().purge()
+
+    @classmethod
+    async def aclear_expired(cls) -> None:
+        """Delete expired rows."""
+        await manager().apurge()
+
+    # For session_of and manager_of.
+
+    def sessionware_session(self) -> Session:
+        """The manager's session behind this one; loaded, if it is not yet."""
+        self.accessed = True
+        return self.run(self._tied())
+
+    def sessionware_manager(self) -> SessionManager:
+        return manager()
+
+
+def _forget_kept(state: SessionState) -> None:
+    """What is stored, as if the key that only fills the row were not in it."""
+    codec = manager().codec
+    content = codec.decode(state.payload, state.rich)
+    content.pop(_KEPT, None)
+    state.payload, state.rich = codec.encode(content)
+
+
+def _touch_due(state: SessionState) -> bool:
+    if state.row is None or state.header is None:
+        return False
+    return manager().rows.touch_due(state.row, state.header, clock.now())

@@ -1,0 +1,348 @@
+"""Flask: our sessions in place of the ones it keeps in the cookie.
+
+Here is only what is Flask's: its configuration, read anew for each request, ``session.permanent``,
+its responses and error handlers. The rules of a session's life are the manager's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Unpack
+
+from flask import has_request_context
+from flask import request as current_request
+from flask.sessions import SessionMixin
+from werkzeug.exceptions import ServiceUnavailable
+
+from . import clock
+from .adapting import (
+    MANAGER_KEY,
+    SESSION_KEY,
+    UNAVAILABLE,
+    chosen_manager,
+    client_of,
+    could_not_load,
+    is_excluded,
+    is_loaded_outside,
+    refuse_async_store,
+)
+from .checks import LONGEST
+from .errors import ConfigurationError, SessionError, StoreUnavailable
+from .flask_commands import session_commands
+from .flask_config import CONFIG_KEYS, ConfiguredCookie, Keys, in_flasks_words
+from .headers import with_session_wsgi
+from .manager import Closing, ManagerOptions, SessionManager
+from .session import NoSession, Session
+from .states import CookieDue, state_of
+
+if TYPE_CHECKING:
+    from flask import Flask, Request, Response
+
+EXTENSION: Final = "sessionware"
+_PERMANENT: Final = "_permanent"
+
+
+class FlaskSession(Session, SessionMixin):
+    """What ``flask.session`` stands for: our ``Session`` with Flask's ``permanent`` and ``new``."""
+
+    # Whether the browser was last told to keep the cookie; None while there is none.
+    was_permanent: bool | None = None
+    # Opened by the test client's `session_transaction`, not for a request.
+    rehearsed = False
+
+    @property
+    def new(self) -> bool:  # type: ignore[override]
+        """Whether the session has not been stored yet."""
+        return self.is_new
+
+    def refill(self, content: dict[Any, Any]) -> None:
+        if self.was_permanent is None:
+            self.was_permanent = bool(content.get(_PERMANENT))
+        super().refill(content)
+
+    def is_permanent(self) -> bool:
+        """As ``permanent``, but no access of the application's."""
+        return bool(dict.get(self, _PERMANENT))
+
+    def forget_lone_flag(self) -> None:
+        """``session.permanent = True`` before each request stores nothing by itself."""
+        if self.accessed and dict.keys(self) == {_PERMANENT}:
+            del self[_PERMANENT]
+
+
+class NoFlaskSession(NoSession, SessionMixin):
+    """``flask.session`` on a path that is listed under ``exclude``."""
+
+
+class _Site:
+    """What belongs to one application."""
+
+    __slots__ = ("keys", "manager", "owner")
+
+    def __init__(self, owner: FlaskSessions) -> None:
+        self.owner = owner
+        self.manager: SessionManager | None = None
+        self.keys: dict[Hashable, Keys] = {}
+
+
+class FlaskSessions(ConfiguredCookie):
+    """Server-side sessions for Flask: ``FlaskSessions(app)``, or ``init_app(app)`` in a factory.
+
+    Takes the settings of ``SessionManager`` as keywords. What is not given comes from the
+    application: its ``secret_key``, ``SECRET_KEY_FALLBACKS`` and ``SESSION_COOKIE_*`` as they are
+    at each request; ``PERMANENT_SESSION_LIFETIME`` as ``max_age`` and
+    ``SESSION_REFRESH_EACH_REQUEST`` as ``rolling`` when the first request comes. A ``manager`` that
+    is shared with other applications takes the place of them all. Raises ``ConfigurationError``
+    with everything that is wrong with the keywords; does no I/O.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        manager: SessionManager | None = None,
+        **settings: Unpack[ManagerOptions],
+    ) -> None:
+        self._lock = threading.Lock()
+        self._shared = manager
+        given: Mapping[str, Any] = settings
+        if manager is None:
+            # What the application will say is not known yet: something harmless in its place.
+            unsaid = {"secret_key": secrets.token_urlsafe(48), "https_only": True}
+            probe: dict[str, Any] = {**unsaid, **given}
+            manager = SessionManager(**probe)
+        else:
+            chosen_manager(manager, {}, given)
+            given = {name: getattr(manager.settings, name) for name in CONFIG_KEYS}
+        refuse_async_store(manager)
+        super().__init__(given)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Give an application its sessions, and the commands ``flask sessions ...``."""
+        app.session_interface = self
+        self._site(app)
+        if "sessions" not in app.cli.commands:
+            app.cli.add_command(session_commands(self.manager_of))
+
+    def manager_of(self, app: Flask) -> SessionManager:
+        """The application's manager, to list and revoke sessions; inside a request there is
+        ``sessionware.manager_of(request)`` too.
+        """
+        site = self._site(app)
+        if site.manager is None:
+            with self._lock:
+                site.manager = site.manager or self._shared or self._new_manager(app)
+        return site.manager
+
+    def _site(self, app: Flask) -> _Site:
+        site = app.extensions.get(EXTENSION)
+        if isinstance(site, _Site) and site.owner is self:
+            return site
+        with self._lock:
+            site = app.extensions.get(EXTENSION)
+            if not isinstance(site, _Site) or site.owner is not self:
+                site = app.extensions[EXTENSION] = _Site(self)
+                self._prepare(app)
+        return site
+
+    def _prepare(self, app: Flask) -> None:
+        """A 503 where the application has no answer of its own, and logouts that hold when the
+        request fails.
+        """
+
+        def unavailable(_: StoreUnavailable) -> Response:
+            return self._unavailable(app)
+
+        # An application that has served requests takes neither; what is left is a plain 503.
+        with suppress(AssertionError):
+            if StoreUnavailable not in app.error_handler_spec[None][None]:
+                app.register_error_handler(StoreUnavailable, unavailable)
+            app.teardown_request(_end_if_failed)
+
+    def _new_manager(self, app: Flask) -> SessionManager:
+        lifetime = int(app.permanent_session_lifetime.total_seconds())
+        chosen: dict[str, Any] = {
+            # Browsers keep no cookie for longer.
+            "max_age": min(lifetime, LONGEST),
+            "rolling": bool(app.config["SESSION_REFRESH_EACH_REQUEST"]),
+            **self.configured(app),
+            **self.given,
+        }
+        # Commands work without a secret; then no cookie is ever signed with this one.
+        chosen["secret_key"] = chosen["secret_key"] or secrets.token_urlsafe(48)
+        try:
+            return SessionManager(**chosen)
+        except ConfigurationError as error:
+            raise in_flasks_words(error, self.given) from None
+
+    # A request.
+
+    def open_session(self, app: Flask, request: Request) -> FlaskSession | NoFlaskSession | None:
+        """Flask calls this as a request begins; nothing is loaded before its first access."""
+        keys = self.keys(app, self._site(app).keys)
+        if keys is None:
+            request.session = self.make_null_session(app)  # type: ignore[attr-defined]
+            return None
+        environ = request.environ
+        manager = self.manager_of(app)
+        exclude = manager.settings.exclude
+        if exclude and is_excluded(request.script_root + request.path, exclude):
+            excluded = request.session = NoFlaskSession()  # type: ignore[attr-defined]
+            environ.setdefault(SESSION_KEY, excluded)
+            return excluded
+        # One that a middleware around us has loaded stays its own: Flask needs a type of session
+        # that has `permanent`. What both store is merged as that of parallel requests.
+        is_loaded_outside(environ.get(SESSION_KEY), manager)
+        presented = manager.identify(keys.reader.from_environ(environ), keys.tokens)
+        session = manager.attach(FlaskSession(), presented, _client(manager, request))
+        if isinstance(getattr(request, "session", None), FlaskSession):
+            session.rehearsed = True
+        else:
+            environ[SESSION_KEY] = request.session = session  # type: ignore[attr-defined]
+            environ[MANAGER_KEY] = manager
+        return session
+
+    def save_session(self, app: Flask, session: object, response: Response) -> None:
+        """Flask calls this with the response, before its first byte leaves."""
+        if not isinstance(session, FlaskSession):
+            return
+        manager = state_of(session).manager
+        try:
+            closing = self._finished(app, manager, session, response.status_code)
+        except SessionError as error:
+            if session.rehearsed:
+                raise
+            self._replace(app, response, error)
+            return
+        set_cookie = self._set_cookie(app, session, response, closing)
+        if set_cookie is not None and has_request_context():
+            manager.note_scheme(current_request.scheme)
+        if closing.vary:
+            name = self.get_cookie_name(app)
+            response.headers[:] = with_session_wsgi(response.headers, set_cookie, name)
+        if not session.rehearsed:
+            response.call_on_close(partial(manager.check_late_change, session))
+
+    def _finished(
+        self, app: Flask, manager: SessionManager, session: FlaskSession, status: int
+    ) -> Closing:
+        failure = state_of(session).failure
+        if failure is not None and could_not_load(session, status):
+            raise failure
+        failed = status >= 500
+        if not failed:
+            session.forget_lone_flag()
+        modified = session.modified
+        closing = manager.finish(session, failed=failed)
+        # Tests look at it after the response, and find it as Flask leaves it.
+        session.modified = modified
+        if failed or closing.cookie is not CookieDue.NOTHING:
+            return closing
+        refresh = bool(app.config["SESSION_REFRESH_EACH_REQUEST"])
+        # The browser may have a cookie of another configuration.
+        changed = modified and len(self._site(app).keys) > 1
+        # A store that fails here has been reported, and what was to be stored is.
+        with suppress(StoreUnavailable):
+            if _is_cookie_due(manager, session, refresh, changed):
+                return manager.reissued(session)
+        return closing
+
+    def _set_cookie(
+        self, app: Flask, session: FlaskSession, response: Response, closing: Closing
+    ) -> str | None:
+        """Set or delete the cookie; the Set-Cookie that does it."""
+        keys = self.keys(app, self._site(app).keys)
+        if closing.cookie is CookieDue.NOTHING or keys is None:
+            return None
+        name = self.get_cookie_name(app)
+        attributes: dict[str, Any] = {
+            "domain": self.get_cookie_domain(app),
+            "path": self.get_cookie_path(app),
+            "secure": self.get_cookie_secure(app),
+            "httponly": self.get_cookie_httponly(app),
+            "samesite": self.get_cookie_samesite(app),
+            "partitioned": self.get_cookie_partitioned(app),
+        }
+        if closing.id is None:
+            response.delete_cookie(name, **attributes)
+        else:
+            lasting = "max_age" in self.given or closing.lasting or session.is_permanent()
+            if lasting and closing.max_age is not None:
+                attributes["max_age"] = closing.max_age
+                attributes["expires"] = clock.now() // 1000 + closing.max_age
+            response.set_cookie(name, keys.tokens.sign(closing.id), **attributes)
+        return response.headers.getlist("Set-Cookie")[-1]
+
+    def _replace(self, app: Flask, response: Response, error: SessionError) -> None:
+        """Put the application's answer to an error, or our own to a failing store, in place of a
+        response; without one it is raised, as an error of a view is.
+        """
+        try:
+            answer = app.make_response(app.handle_user_exception(error))
+        except StoreUnavailable:
+            answer = self._unavailable(app)
+        close = getattr(response.response, "close", None)
+        if close is not None:
+            close()
+        response.status = answer.status
+        response.headers = answer.headers
+        response.response = answer.response
+        response.direct_passthrough = answer.direct_passthrough
+
+    def _unavailable(self, app: Flask) -> Response:
+        """The application's page for 503, or Werkzeug's; a plain one where that needs the session
+        or says something else.
+        """
+        retry_after = self.manager_of(app).retry_after
+        response: Response | None = None
+        with suppress(StoreUnavailable):
+            page = app.handle_http_exception(ServiceUnavailable(retry_after=retry_after))
+            response = app.make_response(page)
+        if response is None or response.status_code != 503:
+            response = app.response_class(UNAVAILABLE, 503, mimetype="text/plain")
+        response.headers.setdefault("Retry-After", str(retry_after))
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def _client(manager: SessionManager, request: Request) -> tuple[str | None, str | None]:
+    if not manager.settings.record_client:
+        return (None, None)
+    return client_of(request.remote_addr, request.headers.get("User-Agent"))
+
+
+def _is_cookie_due(
+    manager: SessionManager, session: FlaskSession, refresh: bool, changed: bool
+) -> bool:
+    """Whether a response has to bring a cookie that is no news once more: of a permanent session
+    with ``refresh`` always, of any where ``permanent`` or the configuration was ``changed``.
+
+    Never of one that ended or rotated meanwhile: its late ID must not replace the new one.
+    """
+    if state_of(session).pending is not None:
+        if not refresh:
+            return False
+        seen = manager.glimpse(session)
+        if seen is not None and not seen.get(_PERMANENT):
+            return False
+        manager.ensure_loaded(session)
+        return session.is_permanent()
+    permanent = session.is_permanent()
+    changed = changed or session.was_permanent not in (None, permanent)
+    return (changed or (permanent and refresh)) and manager.stands(session)
+
+
+def _end_if_failed(error: BaseException | None) -> None:
+    """A logout holds even where an exception kept the response from being made."""
+    session = getattr(current_request, "session", None)
+    if error is None or not isinstance(session, FlaskSession) or not session.ended:
+        return
+    # A store that fails at it has been reported.
+    with suppress(StoreUnavailable):
+        state_of(session).manager.finish(session, failed=True)

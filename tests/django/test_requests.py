@@ -1,0 +1,239 @@
+"""Whole requests: what is stored, what the browser is told, and when."""
+
+from __future__ import annotations
+
+# mypy: disable-error-code="import-untyped"
+from collections.abc import Callable
+
+import pytest
+from django.http import HttpResponse
+
+from sessionware import SerializationError
+from sessionware.tokens import Tokens, new_id
+from tests.apps import SECRET
+from tests.django.conftest import Database
+from tests.django.site import COOKIE, Browser, Request, storing, untouched, username
+
+KEYS = Tokens(SECRET, [], COOKIE)
+
+
+def test_a_visitor_who_stores_nothing_leaves_nothing(browser: Browser, database: Database) -> None:
+    answer = browser.visit(lambda request: request.session.get("a"))
+    assert (answer.cookie, answer.headers["Vary"]) == (None, "Cookie")
+    assert browser.visit(untouched).headers.get("Vary") is None
+    assert database.count() == 0
+
+
+def test_what_is_stored_is_there_at_the_next_request(browser: Browser, database: Database) -> None:
+    answer = browser.visit(storing(a=1, pair=(1, 2)))
+    assert answer.cookie["httponly"]
+    assert answer.cookie["samesite"] == "Lax"
+    assert answer.headers["Vary"] == "Cookie"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert browser.visit(lambda request: request.session["pair"] == (1, 2)).result
+    assert database.count() == 1
+
+
+def test_a_read_costs_one_statement_and_a_save_one_more(
+    browser: Browser, database: Database, with_settings: Callable[..., None]
+) -> None:
+    with_settings(cache_ttl=0)
+    browser.visit(storing(a=1))
+    database.verbs()
+    assert browser.content() == {"a": 1}
+    assert database.verbs() == ["SELECT"]
+    browser.visit(untouched)
+    assert database.verbs() == []
+    browser.visit(storing(a=2))
+    assert database.verbs() == ["SELECT", "UPDATE"]
+
+
+def test_a_nested_change_is_saved(browser: Browser) -> None:
+    browser.visit(storing(cart=[]))
+    assert browser.visit(lambda request: request.session["cart"].append("tea")).cookie
+    assert browser.content() == {"cart": ["tea"]}
+    assert browser.visit(lambda request: len(request.session["cart"])).cookie is None
+
+
+def test_an_application_can_still_say_that_nothing_is_to_be_saved(browser: Browser) -> None:
+    browser.visit(storing(cart=[]))
+
+    def changes_its_mind(request: Request) -> None:
+        request.session["cart"].append("tea")
+        request.session.modified = False
+
+    assert browser.visit(changes_its_mind).cookie is None
+    assert browser.content() == {"cart": []}
+
+
+def test_parallel_requests_each_keep_their_keys(browser: Browser) -> None:
+    browser.visit(storing(a=1))
+    tab = browser.twin()
+
+    def slow(request: Request) -> None:
+        request.session["mine"] = 1
+        tab.visit(storing(yours=2))
+
+    assert browser.visit(slow).status == 200
+    assert browser.content() == {"a": 1, "mine": 1, "yours": 2}
+
+
+FORGED: dict[str, Callable[[], str]] = {
+    "shaped like a key": lambda: f"{new_id()}.{new_id()}",
+    "a key of Django's": lambda: "3mvy4bn6n3nl8jdmhsfmu3xdt6yxxjbk",
+    "too short": lambda: "abc",
+    "not ASCII": lambda: "käse" * 20,
+    "another secret's": lambda: Tokens("x" * 40, [], COOKIE).sign(new_id()),
+    "another cookie's": lambda: Tokens(SECRET, [], "session").sign(new_id()),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_forged_cookie_costs_no_statement_and_is_left_as_it_is(
+    database: Database, forge: Callable[[], str]
+) -> None:
+    for what in (lambda request: request.session.get("a"), username, untouched):
+        answer = Browser(forge()).visit(what)
+        assert (answer.status, answer.cookie) == (200, None)
+    assert database.statements == []
+
+
+def test_a_dead_cookie_is_left_as_it_is(browser: Browser, database: Database) -> None:
+    """A late response must not erase the cookie of a login that happened in parallel."""
+    dead = KEYS.sign(new_id())
+    assert Browser(dead).visit(lambda request: request.session.get("a")).cookie is None
+    assert Browser(dead).visit(untouched).cookie is None
+    assert database.count() == 0
+
+
+def test_what_is_stored_with_a_dead_or_forged_cookie_gets_a_key_of_its_own(
+    database: Database,
+) -> None:
+    for key in (KEYS.sign(new_id()), "abc", f"{new_id()}.{new_id()}"):
+        browser = Browser(key)
+        browser.visit(storing(a=1))
+        assert browser.key != key
+        assert browser.content() == {"a": 1}
+
+
+def test_of_several_cookies_the_valid_one_counts_and_of_two_none(browser: Browser) -> None:
+    browser.visit(storing(a=1))
+    other = Browser()
+    other.visit(storing(b=2))
+    mine, yours = f"{COOKIE}={browser.key}", f"{COOKIE}={other.key}"
+    headers = {
+        f"{mine}; {COOKIE}=tossed": {"a": 1},
+        f"{COOKIE}=tossed; {mine}": {"a": 1},
+        f"{mine}; {mine}": {"a": 1},
+        f"{mine}; {yours}": {},
+        f"{COOKIE}=tossed; {COOKIE}=again": {},
+        f"x{mine}; {yours}": {"b": 2},
+    }
+    for header, content in headers.items():
+        answer = Browser().visit(lambda r: dict(r.session.items()), HTTP_COOKIE=header)
+        assert (answer.result, answer.cookie) == (content, None)
+
+
+def test_a_flush_deletes_the_row_and_the_cookie(browser: Browser, database: Database) -> None:
+    browser.visit(storing(a=1))
+    answer = browser.visit(lambda request: request.session.flush())
+    assert answer.deletes_cookie
+    assert answer.headers["Vary"] == "Cookie"
+    assert database.count() == 0
+    assert Browser("abc").visit(lambda request: request.session.flush()).deletes_cookie
+    assert Browser().visit(lambda request: request.session.flush()).cookie is None
+
+
+def test_what_is_stored_after_a_flush_goes_into_a_new_session(
+    browser: Browser, database: Database
+) -> None:
+    browser.visit(storing(a=1))
+    known = browser.key
+
+    def again(request: Request) -> None:
+        request.session.flush()
+        request.session["b"] = 2
+
+    browser.visit(again)
+    assert browser.key != known
+    assert browser.content() == {"b": 2}
+    assert database.count() == 1
+
+
+def test_an_emptied_session_keeps_its_row_and_cookie(browser: Browser, database: Database) -> None:
+    browser.visit(storing(a=1))
+    known = browser.key
+    answer = browser.visit(lambda request: request.session.pop("a"))
+    assert answer.cookie.value == known
+    assert browser.content() == {}
+    assert database.count() == 1
+    browser.visit(storing(b=2))
+    assert browser.content() == {"b": 2}
+    browser.visit(lambda request: request.session.clear())
+    assert (browser.content(), browser.key, database.count()) == ({}, known, 1)
+
+
+def test_a_session_that_two_requests_empty_together_is_still_there(
+    browser: Browser, database: Database
+) -> None:
+    browser.visit(storing(a=1, b=2))
+    tab = browser.twin()
+
+    def slow(request: Request) -> None:
+        del request.session["a"]
+        tab.visit(lambda other: other.session.pop("b"))
+
+    assert browser.visit(slow).status == 200
+    assert browser.content() == {}
+    assert database.count() == 1
+    browser.visit(storing(c=3))
+    assert browser.content() == {"c": 3}
+
+
+def test_clearing_replaces_what_a_parallel_request_stored(browser: Browser) -> None:
+    browser.visit(storing(a=1))
+    tab = browser.twin()
+
+    def slow(request: Request) -> None:
+        request.session.clear()
+        request.session["new"] = 1
+        tab.visit(storing(yours=2))
+
+    browser.visit(slow)
+    assert browser.content() == {"new": 1}
+
+
+def test_a_session_that_ended_meanwhile_makes_it_a_bad_request(
+    browser: Browser, database: Database
+) -> None:
+    browser.visit(storing(a=1))
+    tab = browser.twin()
+
+    def slow(request: Request) -> None:
+        request.session["a"] = 2
+        tab.visit(lambda other: other.session.delete())
+
+    answer = browser.visit(slow)
+    assert (answer.status, answer.cookie) == (400, None)
+    assert database.count() == 0
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_failed_response_saves_nothing(browser: Browser, database: Database, status: int) -> None:
+    def fail(request: Request) -> HttpResponse:
+        request.session["a"] = 1
+        return HttpResponse(status=status)
+
+    assert browser.visit(fail).cookie is None
+    assert browser.visit(lambda request: 1 // 0).status == 500
+    assert database.count() == 0
+
+
+def test_what_cannot_be_stored_is_said_and_nothing_is_written(
+    browser: Browser, database: Database
+) -> None:
+    browser.visit(storing(cart=[]))
+    browser.client.raise_request_exception = True
+    with pytest.raises(SerializationError, match="cart"):
+        browser.visit(lambda request: request.session["cart"].append(object()))
+    assert browser.content() == {"cart": []}
