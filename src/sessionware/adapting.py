@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Final
 
 from sqlalchemy import make_url
 
 from .config import DEFAULTS
 from .errors import ConfigurationError, Finding
+from .events import logger
 from .manager import SessionManager
 from .runners import LoopRunner
 from .session import NoSession, Session
@@ -100,12 +102,54 @@ def is_loaded_outside(outer: object, manager: SessionManager) -> bool:
     return False
 
 
+def session_outside(environ: Mapping[str, Any], manager: SessionManager) -> Session | None:
+    """The session of the same manager that a middleware around this WSGI application has loaded:
+    one of ours, or under a2wsgi the ASGI one.
+    """
+    scope = environ.get("asgi.scope")
+    for outer in (environ.get(SESSION_KEY), scope.get("session") if scope else None):
+        if is_loaded_outside(outer, manager):
+            assert isinstance(outer, Session)
+            return outer
+    return None
+
+
+def hand_over(inner: Session, outer: Session) -> None:
+    """Do to the outer session what an inner framework did to its copy of it: one session, one
+    commit, one cookie.
+    """
+    if not inner.accessed:
+        return
+    outer.mark_accessed()
+    asked = inner.take_intents()
+    if asked.ended:
+        outer.invalidate()
+    elif asked.cleared:
+        outer.clear()
+    for key in dict.keys(outer) - dict.keys(inner):
+        del outer[key]
+    for key, value in dict.items(inner):
+        if key in asked.written or dict.get(outer, key) is not value:
+            outer[key] = value
+    if asked.rotation:
+        outer.rotate(authenticated=asked.reauthenticated)
+    if asked.expiry_set:
+        outer.set_expiry(asked.expiry)
+
+
 def take_replacement(session: Session, current: object) -> None:
     """An application may have put a mapping of its own where the request's session was."""
-    if current is session or not isinstance(current, dict) or isinstance(current, NoSession):
+    if current is session or current is None or isinstance(current, NoSession):
         return
     if isinstance(current, Session) and current.link() is not None:
         # An inner middleware with a cookie of its own put its session there.
+        return
+    if isinstance(current, Enum):
+        # What Litestar's `clear_session()` leaves there.
+        session.clear()
+        return
+    if not isinstance(current, Mapping):
+        logger.warning("the request's session was replaced by what is no mapping: left as it was")
         return
     session.clear()
     session.update(current)

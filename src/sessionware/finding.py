@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from .manager import SessionManager
@@ -15,9 +16,11 @@ def session_of(request: Any) -> Session:
 
     Raises ``LookupError`` if no middleware of ours has seen the request.
     """
-    found = _lookup(request, "session", "sessionware.session")
+    found = _lookup(request, "sessionware.session", "session")
     if found is None:
         found = _of_engine(request, "sessionware_session")
+    if found is None:
+        found = _of_hook(request)
     if not isinstance(found, Session):
         raise LookupError("this request has no session: is sessionware's middleware installed?")
     found.mark_accessed()
@@ -37,13 +40,18 @@ def manager_of(request: Any) -> SessionManager:
         found = _lookup(request, "sessionware.manager", "sessionware.manager")
         if found is None:
             found = _of_engine(request, "sessionware_manager")
+        if found is None:
+            session = _of_hook(request)
+            found = None if session is None else manager_of(session)
     if not isinstance(found, SessionManager):
         raise LookupError("this request has no manager: is sessionware's middleware installed?")
     return found
 
 
 def _lookup(request: Any, *keys: str) -> Any:
-    for holder in (request, getattr(request, "scope", None), getattr(request, "environ", None)):
+    # `env` is Falcon's name for what all others call `environ`.
+    names = ("scope", "environ", "env")
+    for holder in (request, *(getattr(request, name, None) for name in names)):
         if isinstance(holder, dict):
             for key in keys:
                 if key in holder:
@@ -59,3 +67,11 @@ def _of_engine(request: Any, method: str) -> Any:
     inner = getattr(request, "_request", request)
     answer = getattr(getattr(inner, "__dict__", {}).get("session"), method, None)
     return None if answer is None else answer()
+
+
+def _of_hook(request: Any) -> Session | None:
+    """The session of a framework that makes it as soon as it is asked for it, as Pyramid does."""
+    with suppress(Exception):
+        session = request.session
+        return session if isinstance(session, Session) else None
+    return None

@@ -26,9 +26,10 @@ from .adapting import (
     chosen_manager,
     client_of,
     could_not_load,
+    hand_over,
     is_excluded,
-    is_loaded_outside,
     refuse_async_store,
+    session_outside,
 )
 from .checks import LONGEST
 from .errors import ConfigurationError, SessionError, StoreUnavailable
@@ -53,6 +54,8 @@ class FlaskSession(Session, SessionMixin):
     was_permanent: bool | None = None
     # Opened by the test client's `session_transaction`, not for a request.
     rehearsed = False
+    # The session of a middleware around us, of which this is a copy.
+    outer: Session | None = None
 
     @property
     def new(self) -> bool:  # type: ignore[override]
@@ -196,21 +199,38 @@ class FlaskSessions(ConfiguredCookie):
             excluded = request.session = NoFlaskSession()  # type: ignore[attr-defined]
             environ.setdefault(SESSION_KEY, excluded)
             return excluded
-        # One that a middleware around us has loaded stays its own: Flask needs a type of session
-        # that has `permanent`. What both store is merged as that of parallel requests.
-        is_loaded_outside(environ.get(SESSION_KEY), manager)
+        rehearsed = isinstance(getattr(request, "session", None), FlaskSession)
+        outer = None if rehearsed else session_outside(environ, manager)
+        if outer is not None:
+            return self._copy(request, outer)
         presented = manager.identify(keys.reader.from_environ(environ), keys.tokens)
         session = manager.attach(FlaskSession(), presented, _client(manager, request))
-        if isinstance(getattr(request, "session", None), FlaskSession):
+        if rehearsed:
             session.rehearsed = True
         else:
             environ[SESSION_KEY] = request.session = session  # type: ignore[attr-defined]
             environ[MANAGER_KEY] = manager
         return session
 
+    def _copy(self, request: Request, outer: Session) -> FlaskSession:
+        """A copy of what a middleware around us has loaded, for Flask needs a session that has
+        ``permanent``. It is handed back, not saved.
+        """
+        state = state_of(outer)
+        state.manager.ensure_loaded(outer)
+        session = FlaskSession()
+        session.attach(state)
+        session.refill(dict(dict.items(outer)))
+        session.outer = outer
+        request.session = session  # type: ignore[attr-defined]
+        return session
+
     def save_session(self, app: Flask, session: object, response: Response) -> None:
         """Flask calls this with the response, before its first byte leaves."""
         if not isinstance(session, FlaskSession):
+            return
+        if session.outer is not None:
+            hand_over(session, session.outer)
             return
         manager = state_of(session).manager
         try:

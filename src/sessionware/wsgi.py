@@ -15,8 +15,8 @@ from .adapting import (
     could_not_load,
     is_excluded,
     is_from,
-    is_loaded_outside,
     refuse_async_store,
+    session_outside,
     take_replacement,
 )
 from .config import Options
@@ -81,7 +81,10 @@ class SessionMiddleware:
         if self._exclude and is_excluded(_path(environ), self._exclude):
             environ[SESSION_KEY] = NoSession()
             return self.app(environ, start_response)
-        if is_loaded_outside(environ.get(SESSION_KEY), self.manager):
+        outer = session_outside(environ, self.manager)
+        if outer is not None:
+            environ[SESSION_KEY] = outer
+            environ[MANAGER_KEY] = self.manager
             return self.app(environ, start_response)
         presented = self.manager.identify(self.manager.cookies.from_environ(environ))
         client = _client(environ) if self._records_client else (None, None)

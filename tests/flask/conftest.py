@@ -113,3 +113,8 @@ def make_visitor(make_app: Callable[..., flask.Flask]) -> Callable[..., Visitor]
 def visitor(make_visitor: Callable[..., Visitor]) -> Visitor:
     """A visitor of an app with the default settings."""
     return make_visitor()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"

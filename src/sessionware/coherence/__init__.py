@@ -19,10 +19,12 @@ def channel_for(wanted: str | Channel, store: Any, listen_url: Any = None) -> Ch
     """
     if not isinstance(wanted, str):
         bind = getattr(wanted, "bind", None)
+        bound: Channel = wanted
         if bind is not None:
-            bind(getattr(store, "table_name", "sessions"))
-        return wanted
+            bound = bind(getattr(store, "table_name", "sessions"))
+        return bound
     url = getattr(store, "url", None)
+    url = url if hasattr(url, "get_backend_name") else None
     backend = "" if url is None else url.get_backend_name()
     stamps = getattr(store, "stamps", None)
     if wanted == "auto":

@@ -21,7 +21,7 @@ def open_store(settings: Settings) -> Any:
     origins = [base.__module__ for base in type(given).__mro__]
     if not isinstance(given, str) and not any(each.startswith("sqlalchemy.") for each in origins):
         return given
-    from sqlalchemy import Engine, make_url
+    from sqlalchemy import make_url
 
     options: dict[str, Any] = {
         "table_name": settings.table_name,
@@ -30,13 +30,20 @@ def open_store(settings: Settings) -> Any:
     }
     database = make_url(given) if isinstance(given, str) else given
     url = getattr(database, "url", database)
-    if isinstance(database, Engine) or not url.get_dialect().is_async:
+    if not _is_async(database, url):
         from .sql import SQLStore
 
         return SQLStore(database, **options)
     from .sql_async import AsyncSQLStore
 
     return AsyncSQLStore(database, **options)
+
+
+def _is_async(database: Any, url: Any) -> bool:
+    """psycopg's URLs name one dialect for both worlds: an engine says itself which it is."""
+    if database is url:
+        return bool(url.get_dialect().is_async)
+    return hasattr(database, "sync_engine")
 
 
 __all__ = [
