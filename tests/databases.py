@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 
+from sessionware import SessionManager
 from tests import services
 
 DRIVERS: dict[str, tuple[str, str | None]] = {
@@ -38,3 +40,11 @@ def url_of(driver: str, request: pytest.FixtureRequest) -> str:
     for function in request.getfixturevalue("blockbuster").functions.values():
         function.can_block_in("/asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})
     return url if drivername is None else services.with_driver(url, drivername)
+
+
+async def until_alive(manager: SessionManager) -> None:
+    """Wait until rows are served unasked: a message of the channel's own has come back."""
+    channel: Any = manager.store.channel
+    with anyio.fail_after(20):
+        while not channel.alive:
+            await anyio.sleep(0.005)

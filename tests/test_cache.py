@@ -49,9 +49,15 @@ def filled(cache: RowCache, row: Row | None = None) -> Row:
     return row
 
 
+def served(cache: RowCache, key: bytes = KEY) -> Row | None:
+    """The cached row, if there is one."""
+    entry = cache.get(key)
+    return None if entry is None else entry.row
+
+
 def test_what_was_filled_is_there_itself(cache: RowCache) -> None:
     row = filled(cache)
-    assert cache.get(KEY) is row
+    assert served(cache) is row
     assert cache.get(OTHER) is None
     assert (cache.hits, cache.misses, len(cache)) == (1, 1, 1)
 
@@ -59,7 +65,7 @@ def test_what_was_filled_is_there_itself(cache: RowCache) -> None:
 def test_an_entry_lives_for_its_ttl_from_its_filling_on(cache: RowCache, timer: Timer) -> None:
     row = filled(cache)
     timer.now += 29.999
-    assert cache.get(KEY) is row
+    assert served(cache) is row
     timer.now += 0.001
     assert cache.get(KEY) is None
     assert (len(cache), cache.size) == (0, 0)
@@ -82,7 +88,7 @@ def test_a_fill_that_began_before_it_is_dropped_after(
     old = a_row()
     interfere(cache)
     assert not cache.fill(KEY, token, old)
-    assert cache.get(KEY) is not old
+    assert served(cache) is not old
 
 
 @pytest.mark.parametrize("interfere", INTERFERENCES.values(), ids=INTERFERENCES)
@@ -102,7 +108,7 @@ def test_what_was_cached_is_replaced_or_gone_after(
 ) -> None:
     old = filled(cache)
     interfere(cache)
-    assert cache.get(KEY) is not old
+    assert served(cache) is not old
 
 
 def test_a_fill_for_another_key_is_not_disturbed(cache: RowCache) -> None:
@@ -120,7 +126,54 @@ def test_two_fills_at_once_both_hold(cache: RowCache) -> None:
 def test_a_write_caches_what_it_wrote(cache: RowCache) -> None:
     row = a_row(version=2)
     cache.settle(KEY, cache.token(KEY), row)
-    assert cache.get(KEY) is row
+    assert served(cache) is row
+
+
+class TestMarks:
+    """What an entry is judged by; where it comes from and what it means, the channel knows."""
+
+    def test_an_entry_has_the_mark_of_its_filling_or_writing(self, cache: RowCache) -> None:
+        cache.fill(KEY, cache.token(KEY), a_row(), 4)
+        assert mark(cache) == 4
+        cache.settle(KEY, cache.token(KEY), a_row(version=2), 6)
+        assert mark(cache) == 6
+        filled(cache, a_row(version=3))
+        assert mark(cache) is None
+
+    def test_later_times_leave_the_mark(self, cache: RowCache) -> None:
+        cache.fill(KEY, cache.token(KEY), a_row(), 4)
+        cache.retime(KEY, a_row()._replace(last_seen=NOON + 5))
+        assert mark(cache) == 4
+
+    def test_a_confirmed_entry_gets_a_new_mark_and_no_longer_life(
+        self, cache: RowCache, timer: Timer
+    ) -> None:
+        cache.fill(KEY, cache.token(KEY), a_row(), 4)
+        timer.now += 20
+        entry = cache.get(KEY)
+        assert entry is not None
+        cache.confirm(KEY, entry, 6)
+        assert mark(cache) == 6
+        timer.now += 10
+        assert cache.get(KEY) is None
+
+    @pytest.mark.parametrize("interfere", INTERFERENCES.values(), ids=INTERFERENCES)
+    def test_a_confirmation_of_what_was_replaced_meanwhile_is_dropped(
+        self, cache: RowCache, interfere: Callable[[RowCache], object]
+    ) -> None:
+        cache.fill(KEY, cache.token(KEY), a_row(), 4)
+        entry = cache.get(KEY)
+        assert entry is not None
+        interfere(cache)
+        cache.confirm(KEY, entry, 6)
+        after = cache.get(KEY)
+        assert after is None or (after.row.version, after.mark) == (2, None)
+
+
+def mark(cache: RowCache) -> int | None:
+    entry = cache.get(KEY)
+    assert entry is not None
+    return entry.mark
 
 
 class TestTombstones:
@@ -161,7 +214,7 @@ class TestTombstones:
         row = filled(cache)
         for number in range(70_000):
             cache.bury(number.to_bytes(32, "big"), None, 60)
-        assert cache.get(KEY) is row
+        assert served(cache) is row
         assert cache.tombstone((0).to_bytes(32, "big")) is None
         assert cache.tombstone((69_999).to_bytes(32, "big")) == (None,)
 
@@ -174,14 +227,14 @@ class TestTimes:
         timer.now += 20
         touched = row._replace(last_seen=NOON + 5)
         cache.retime(KEY, touched)
-        assert cache.get(KEY) is touched
+        assert served(cache) is touched
         timer.now += 10
         assert cache.get(KEY) is None, "a touch does not prolong the entry"
 
     def test_times_of_another_version_are_not_taken_over(self, cache: RowCache) -> None:
         row = filled(cache)
         cache.retime(KEY, a_row(version=2))
-        assert cache.get(KEY) is row
+        assert served(cache) is row
 
     def test_times_alone_do_not_fill_the_cache(self, cache: RowCache) -> None:
         cache.retime(KEY, a_row())
@@ -305,7 +358,7 @@ class LikeADict(RuleBasedStateMachine):
 
     @rule(key=keys)
     def read(self, key: bytes) -> None:
-        row = self.cache.get(key)
+        row = served(self.cache, key)
         if row is not None:
             newest, since = self.newest[key]
             assert row is newest
@@ -347,7 +400,7 @@ def test_thirty_two_threads_may_do_all_at_once() -> None:
                     case 5 if version % 100 == 0:
                         cache.clear()
                     case 6:
-                        found = cache.get(key)
+                        found = served(cache, key)
                         assert found is None or found.sid_hash == key
                     case _:
                         cache.fill(key, cache.token(key), row)

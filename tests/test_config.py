@@ -18,13 +18,14 @@ from typing import Any, get_type_hints
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.orm import sessionmaker
 from starlette.datastructures import Secret
 
 from sessionware import config
+from sessionware.coherence import Channel, Validate
 from sessionware.config import Options, Settings, build_settings
 from sessionware.errors import ConfigurationError, Finding
 
@@ -33,6 +34,7 @@ OTHER = "m1T5hWvE8xAyCzKdB3nRfQgJ6uLs0pXo_iV7ZlHkYt"
 SEAL = "0123456789abcdef" * 4
 PASSWORD = "hunter2"
 TOO_LONG = 34_560_001
+CHANNEL = Validate()
 
 
 class Nothing:
@@ -180,9 +182,10 @@ REFUSED: list[tuple[str, str, str, list[Any]]] = [
     ("purge_interval", "SW042", "0 or more", [-1, True, "600", float("inf")]),
     ("cache_max_bytes", "SW018", "int", [-1, 1.5, True, None, "1"]),
     ("max_session_bytes", "SW042", "16777216", [0, 2**24 + 1, True, 1.0]),
-    ("coherence", "SW017", '"auto"', ["stamps", "notify"]),
     ("coherence", "SW017", 'did you mean "validate"', ["Validate", "validated"]),
-    ("coherence", "SW017", '"bounded"', ["xyz", None]),
+    ("coherence", "SW017", 'did you mean "notify"', ["NOTIFY", "notifyy"]),
+    ("coherence", "SW017", '"bounded", or a RedisChannel', ["xyz", None, 1, b"auto", Validate]),
+    ("listen_url", "SW017", '"postgresql+psycopg:', ["", "h/d", 7, "sqlite://", "mysql://h/d"]),
     ("serializer", "SW037", "default", [pickle, marshal, UnpicklesOnly(), PARTIAL_PICKLE]),
     ("serializer", "SW037", "instance", [Json, Nothing(), "json", len]),
     ("encryption_key", "SW034", "token_hex(32)", ["", "short", SEAL[:-1], b"x" * 31, 7, [SEAL]]),
@@ -297,8 +300,10 @@ def test_settings_that_contradict_each_other_are_refused(
         ("user_key", None, ()),
         ("cache_ttl", 0, 0.0),
         ("cache_max_bytes", 0, 0),
-        ("coherence", "auto", "validate"),
-        ("coherence", "validate", "validate"),
+        *(("coherence", name, name) for name in ("auto", "stamps", "validate", "notify")),
+        ("coherence", CHANNEL, CHANNEL),
+        ("listen_url", "postgresql://u@h/d", "postgresql://u@h/d"),
+        ("listen_url", make_url("postgresql+asyncpg://h/d"), make_url("postgresql+asyncpg://h/d")),
         ("max_session_bytes", 2**24, 2**24),
         ("store_timeout", timedelta(milliseconds=250), 0.25),
         ("exclude", ["/static", "/health"], ("/static", "/health")),
@@ -333,7 +338,6 @@ def test_the_defaults_are_those_of_the_design_and_log_no_warning(
     assert dataclasses.asdict(build()) == {
         **{name: value for name, value in config.DEFAULTS.items() if "encryption" not in name},
         "secret_key": KEY,
-        "coherence": "validate",
         "encryption_keys": (),
     }
     assert [(record.levelname, record.getMessage()[:5]) for record in caplog.records] == [
@@ -533,6 +537,7 @@ def test_repr_shows_no_secret_no_key_and_no_url() -> None:
         secret_key_fallbacks=[OTHER],
         encryption_key=SEAL,
         store=f"postgresql+psycopg://u:{PASSWORD}@h/d",
+        listen_url=f"postgresql+psycopg://u:{PASSWORD}@direct/d",
     )
     text = repr(settings)
     assert "session_cookie='session'" in text
@@ -564,7 +569,8 @@ def test_every_setting_has_a_default_a_field_and_a_type_for_the_adapters() -> No
     starlette = {"secret_key", "session_cookie", "max_age", "path", "same_site"}
     starlette |= {"https_only", "domain", "partitioned"}
     fields = {each.name for each in dataclasses.fields(Settings)}
-    assert set(get_type_hints(Options)) == set(config.DEFAULTS) - starlette
+    hints = get_type_hints(Options, localns={"Channel": Channel, "URL": URL})
+    assert set(hints) == set(config.DEFAULTS) - starlette
     assert fields - {"encryption_keys"} == {n for n in config.DEFAULTS if "encryption" not in n}
 
 

@@ -20,7 +20,7 @@ from sessionware.cookies import (
     Presented,
     identify,
 )
-from sessionware.tokens import Tokens, new_id
+from sessionware.tokens import Tokens, hash_id, new_id
 from tests.hostile_cookies import HOSTILE, HostileCookie, ingredients
 from tests.services import AS_STARLETTE_DOES
 
@@ -156,7 +156,7 @@ def test_the_order_of_the_values_never_matters(drawn: tuple[list[bytes], int]) -
 def test_one_id_under_two_keys_is_one_session(signers: list[str], current: bool) -> None:
     id = new_id()
     values = [Tokens(secret, [], "session").sign(id).encode() for secret in signers]
-    assert identify(values, TOKENS) == Presented(Kind.VALID, id, current)
+    assert identify(values, TOKENS) == Presented(Kind.VALID, id, current, hash_id(id))
 
 
 def test_no_more_than_eight_signatures_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,5 +325,5 @@ def test_the_usual_cookie_reads_as_documented() -> None:
 
 def test_a_cookie_that_was_written_is_read_back() -> None:
     written = CookieWriter("session").set(VALID, None)
-    assert of_fields([written.encode()]) == Presented(Kind.VALID, VALID_ID, True)
+    assert of_fields([written.encode()]) == Presented(Kind.VALID, VALID_ID, True, hash_id(VALID_ID))
     assert of_fields([CookieWriter("session").expire().encode()]).kind is Kind.BAD

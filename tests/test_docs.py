@@ -41,6 +41,7 @@ from sessionware import (
 from sessionware.config import DEFAULTS
 from sessionware.stores.protocol import Found, Stamp
 from sessionware.stores.schema import Schema
+from tests.asgi.site import statements as statements_executed
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "sessionware"
@@ -342,9 +343,10 @@ class CountingStore(MemoryStore):
 class Site:
     """An application with a session middleware, and a browser; the handler is what a test says."""
 
-    def __init__(self, middleware: Any) -> None:
+    def __init__(self, middleware: Any, **settings: Any) -> None:
+        self.middleware = middleware
         self.store = CountingStore()
-        ours: dict[str, Any] = {"store": self.store} if middleware is SessionMiddleware else {}
+        ours = {"store": self.store, **settings} if middleware is SessionMiddleware else {}
         app = Starlette(
             routes=[Route("/", self._serve), WebSocketRoute("/socket", self._accept)],
             middleware=[Middleware(middleware, secret_key=SECRET, **ours)],
@@ -451,10 +453,16 @@ def not_json(site: Site) -> str:
 
 
 def queries(site: Site) -> str:
-    site.visit(lambda session: session.update(a=1))
+    """First on a store without a channel, then on a SQLite file."""
+    with_channel = Site(site.middleware, store="sqlite:///sessions.db")
+    for each in (site, with_channel):
+        each.visit(lambda session: session.update(a=1))
     site.store.reads = 0
-    assert site.content() == {"a": 1}
-    return {0: "none", 1: "one"}[site.store.reads]
+    with statements_executed() as executed:
+        assert site.content() == with_channel.content() == {"a": 1}
+    words = {0: "none", 1: "one"}
+    first, second = words[site.store.reads], words[len(executed)]
+    return first if first == second else f"{first}; {second} with a channel"
 
 
 PROBES: dict[str, Callable[[Site], str]] = {

@@ -336,7 +336,7 @@ def test_dropping_and_refilling_are_no_use_of_the_session() -> None:
     session = Session(a=1, b=2)
     session["c"] = 3
     session.forget_intents()
-    session.written.add("b")
+    session.note_written(("b",))
     session.accessed = False
     drop_unwritten(session)
     assert dict(dict.items(session)) == {"b": 2}

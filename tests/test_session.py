@@ -220,10 +220,18 @@ UNMARKED = {"repr", "json"}
 def test_no_way_of_reading_passes_a_failed_load_off_as_an_empty_session(
     name: str, detached_manager: SessionManager
 ) -> None:
-    session = Session()
-    session.attach(SessionState(detached_manager, failure=StoreUnavailable("down")))
+    session = unloadable(detached_manager)
     with pytest.raises(StoreUnavailable):
         READS[name](session)
+
+
+def unloadable(manager: SessionManager) -> Session:
+    """A session that the store could not be asked for."""
+    state = SessionState(manager)
+    state.failure = StoreUnavailable("down")
+    session = Session()
+    session.attach(state)
+    return session
 
 
 @pytest.fixture
@@ -232,8 +240,7 @@ def detached_manager() -> SessionManager:
 
 
 def test_a_failed_load_can_still_be_shown(detached_manager: SessionManager) -> None:
-    session = Session()
-    session.attach(SessionState(detached_manager, failure=StoreUnavailable("down")))
+    session = unloadable(detached_manager)
     assert "Session" in repr(session)
 
 

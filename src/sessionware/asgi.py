@@ -18,6 +18,7 @@ from .adapting import (
     two_owners,
 )
 from .config import Options
+from .cookies import cookie_fields
 from .errors import ResponseAlreadyStarted, SessionGone, StoreUnavailable
 from .events import logger
 from .headers import sets_cookie, with_session
@@ -28,6 +29,9 @@ from .states import SessionState
 if TYPE_CHECKING:
     from starlette.datastructures import Secret
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+_NOBODY = (None, None)
 
 
 class SessionMiddleware:
@@ -80,15 +84,18 @@ class SessionMiddleware:
             scope["session"] = NoSession()
             await self.app(scope, receive, send)
             return
-        if self._has_session(scope):
+        if "session" in scope and self._has_session(scope):
             await self.app(scope, receive, send)
             return
-        presented = self.manager.identify(self.manager.cookies.from_asgi(scope["headers"]))
-        client = _client(scope) if self._records_client else (None, None)
-        session = await self.manager.aload(presented, client)
+        manager = self.manager
+        presented = manager.recognize(cookie_fields(scope["headers"]))
+        client = _client(scope) if self._records_client else _NOBODY
+        session = manager.load_now(presented, client)
+        if session is None:
+            session = await manager.aload_stored(presented, client)
         scope["session"] = session
-        scope[MANAGER_KEY] = self.manager
-        exchange = _Exchange(self.manager, scope, session, send)
+        scope[MANAGER_KEY] = manager
+        exchange = _Exchange(manager, scope, session, send)
         await exchange.run(self.app, receive)
 
     def _has_session(self, scope: Scope) -> bool:
@@ -110,13 +117,21 @@ class SessionMiddleware:
 class _Exchange:
     """One request and its response."""
 
+    __slots__ = (
+        "_answered",
+        "_manager",
+        "_scope",
+        "_send",
+        "_session",
+        "_started",
+        "_store_failed",
+    )
+
     def __init__(self, manager: SessionManager, scope: Scope, session: Session, send: Send) -> None:
         self._manager = manager
         self._scope = scope
         self._session = session
         self._send = send
-        self._websocket = scope["type"] == "websocket"
-        self._cookie = manager.settings.session_cookie.encode("ascii")
         self._started = False
         self._store_failed = False
         self._answered = False
@@ -159,18 +174,22 @@ class _Exchange:
 
     async def _begin(self, message: Message, *, failed: bool) -> None:
         self._take_replacement(message)
-        try:
-            closing = await self._manager.afinish(self._session, failed=failed)
-        except StoreUnavailable:
-            self._store_failed = True
-            raise
+        manager = self._manager
+        decided = manager.decide(self._session, failed=failed)
+        if decided is not None:
+            try:
+                await manager.acommit(self._session, decided)
+            except StoreUnavailable:
+                self._store_failed = True
+                raise
+        closing = manager.closing(self._session)
         self._started = True
-        set_cookie = self._manager.set_cookie(closing)
+        set_cookie = manager.set_cookie(closing)
         if set_cookie is not None:
-            self._manager.note_scheme(self._scope.get("scheme", "http"))
+            manager.note_scheme(self._scope.get("scheme", "http"))
         if closing.vary:
             headers = message.get("headers", ())
-            message["headers"] = with_session(headers, set_cookie, self._cookie)
+            message["headers"] = with_session(headers, set_cookie, self._manager.cookies.name)
 
     async def _begin_without_headers(self, message: Message) -> None:
         """A refused handshake: what is stored can be changed, but no cookie reaches the browser."""
@@ -194,8 +213,13 @@ class _Exchange:
 
     def _take_replacement(self, message: Message) -> None:
         current = self._scope.get("session")
-        if _is_starlettes(current) and current is not self._session:
-            if any(sets_cookie(header, self._cookie) for header in message.get("headers", ())):
+        if current is self._session:
+            return
+        if _is_starlettes(current):
+            if any(
+                sets_cookie(header, self._manager.cookies.name)
+                for header in message.get("headers", ())
+            ):
                 raise two_owners()
             return
         take_replacement(self._session, current)
@@ -207,7 +231,7 @@ class _Exchange:
         self._started = self._answered = True
         retry_after = str(self._manager.retry_after).encode()
         prefix = ""
-        if self._websocket:
+        if self._scope["type"] == "websocket":
             if "websocket.http.response" not in self._scope.get("extensions", {}):
                 await self._send({"type": "websocket.close", "code": 1013, "reason": ""})
                 return

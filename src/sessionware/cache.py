@@ -20,11 +20,15 @@ _TOMBSTONES = 65_536
 
 
 class Entry(NamedTuple):
-    """A cached row, its end, and the mark with which it was read; see ``coherence.slots``."""
+    """A cached row, its end, and the mark with which it was read; see ``coherence.slots``.
+
+    ``snapshot`` is that of the row's content, once somebody has decoded it; see ``codecs``.
+    """
 
     row: Row
     until: float
     mark: int | None
+    snapshot: int | None = None
 
 
 class _Tombstone(NamedTuple):
@@ -65,7 +69,7 @@ class RowCache:
         self._lock = threading.Lock()
         self._entries: LRUCache[bytes, Entry] = LRUCache(self.max_bytes, getsizeof=_size)
         self._tombstones: LRUCache[bytes, _Tombstone] = LRUCache(_TOMBSTONES)
-        self._ended: LRUCache[int, bool] = LRUCache(_TOMBSTONES)
+        self._ended: dict[int, None] = {}
         self._generations = [0] * _STRIPES
         self._touching: set[bytes] = set()
 
@@ -75,14 +79,24 @@ class RowCache:
 
     def get(self, key: bytes) -> Entry | None:
         """The cached entry, if its time has not passed. A hit or a miss is counted."""
+        entry = self.find(key)
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is not None:
-                if self._timer() < entry.until and entry.row.id not in self._ended:
-                    self.hits += 1
-                    return entry
-                del self._entries[key]
-            self.misses += 1
+            if entry is None:
+                self.misses += 1
+            else:
+                self.hits += 1
+        return entry
+
+    def find(self, key: bytes) -> Entry | None:
+        """As ``get``, but not counted."""
+        with self._lock:
+            try:
+                entry = self._entries[key]
+            except KeyError:
+                return None
+            if self._timer() < entry.until and entry.row.id not in self._ended:
+                return entry
+            del self._entries[key]
             return None
 
     def peek(self, key: bytes) -> Row | None:
@@ -118,6 +132,12 @@ class RowCache:
         with self._lock:
             if self._entries.get(key) is entry:
                 self._entries[key] = entry._replace(mark=mark)
+
+    def describe(self, key: bytes, entry: Entry, snapshot: int) -> None:
+        """Remember the snapshot of an entry's content, unless it was replaced meanwhile."""
+        with self._lock:
+            if self._entries.get(key) is entry:
+                self._entries[key] = entry._replace(snapshot=snapshot)
 
     def invalidate(self, key: bytes) -> None:
         """Evict, and let no fill under way come through."""
@@ -156,7 +176,9 @@ class RowCache:
     def end(self, row_id: int) -> None:
         """Serve and keep this row no more, whatever its key: a rotation may be under way."""
         with self._lock:
-            self._ended[row_id] = True
+            self._ended[row_id] = None
+            if len(self._ended) > _TOMBSTONES:
+                del self._ended[next(iter(self._ended))]
 
     def unbury(self, key: bytes) -> None:
         """Let a key be used again."""

@@ -266,7 +266,7 @@ class Committer:
     def _take_over(self, state: SessionState, row: Row) -> None:
         record = self._rows.records.read(row.data, sid_hash=row.sid_hash)
         state.row, state.header = row, record.header
-        state.payload, state.rich = record.payload, record.rich
+        state.payload, state.rich, state.loaded = record.payload, record.rich, None
 
 
 def _refused() -> StoreUnavailable:

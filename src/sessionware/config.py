@@ -308,7 +308,7 @@ def _coherence(report: Report, value: object) -> str | Channel:
     if isinstance(value, str) and value in _COHERENCE:
         return value
     if callable(member(value, "trusts")) and not isinstance(value, type):
-        return cast(Channel, value)
+        return cast("Channel", value)
     name = value[:40].lower() if isinstance(value, str) else ""
     nearest = difflib.get_close_matches(name, _COHERENCE, n=1)
     names = ", ".join(f'"{each}"' for each in _COHERENCE)

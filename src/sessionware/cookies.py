@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-from .tokens import Tokens
+from .tokens import Tokens, hash_id
 
 SCAN_LIMIT: Final = 65_536
 """Bytes of Cookie header, all fields together, beyond which no cookie is read."""
+
+_LONGEST_KNOWN: Final = 1024
+_MOST_KNOWN: Final = 8192
 
 MAX_VALUES: Final = 8
 """How many cookies of our name a request may carry."""
@@ -32,11 +36,13 @@ class Presented(NamedTuple):
     """What :func:`identify` found. ``id`` is set only if ``kind`` is ``VALID``.
 
     ``current`` says that the current key signed it; if not, the next Set-Cookie must sign it again.
+    ``sid_hash`` is the store's key for it.
     """
 
     kind: Kind
     id: str | None = None
     current: bool = False
+    sid_hash: bytes | None = None
 
     def __repr__(self) -> str:
         return f"Presented({self.kind.value}, current={self.current})"
@@ -70,7 +76,47 @@ def identify(values: Sequence[bytes] | None, tokens: Tokens) -> Presented:
             return _DUPLICATE
         id = found[0]
         current = current or found[1]
-    return _BAD if id is None else Presented(_VALID, id, current)
+    return _BAD if id is None else Presented(_VALID, id, current, hash_id(id))
+
+
+class Recognizer:
+    """Remembers which ``Cookie`` headers have been found valid, so that their signature is checked
+    once; of the headers themselves it keeps only a SHA-256.
+    """
+
+    __slots__ = ("_known", "_reader", "_tokens")
+
+    def __init__(self, reader: CookieReader, tokens: Tokens) -> None:
+        self._reader = reader
+        self._tokens = tokens
+        # SHA-256 of the header -> where the token is in it, and what is known of it.
+        self._known: dict[bytes, tuple[int, int, bool, bytes]] = {}
+
+    def recognize(self, fields: Sequence[bytes]) -> Presented:
+        """What :func:`identify` finds in the Cookie header fields of one request."""
+        if not fields:
+            return _NONE
+        field = fields[0]
+        if len(fields) > 1 or len(field) > _LONGEST_KNOWN:
+            return identify(self._reader.values(fields), self._tokens)
+        digest = sha256(field).digest()
+        known = self._known.get(digest)
+        if known is not None:
+            start, end, current, sid_hash = known
+            return Presented(_VALID, field[start:end].decode("ascii"), current, sid_hash)
+        presented = identify(self._reader.values(fields), self._tokens)
+        if presented.id is not None and presented.sid_hash is not None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            start = field.index(presented.id.encode("ascii"))
+            end = start + len(presented.id)
+            self._known[digest] = (start, end, presented.current, presented.sid_hash)
+        return presented
+
+
+def cookie_fields(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """The values of the Cookie header fields of an ASGI scope."""
+    return [value for key, value in headers if len(key) == 6 and key.lower() == b"cookie"]
 
 
 class CookieReader:
@@ -80,6 +126,11 @@ class CookieReader:
 
     def __init__(self, name: str) -> None:
         self._name = name.encode("ascii")
+
+    @property
+    def name(self) -> bytes:
+        """The cookie's name, as it is on the wire."""
+        return self._name
 
     def values(self, fields: Sequence[bytes]) -> list[bytes] | None:
         """Return the raw values of our name in the Cookie header fields of one request.
@@ -112,7 +163,7 @@ class CookieReader:
 
     def from_asgi(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes] | None:
         """Return :meth:`values` for the raw headers of an ASGI scope."""
-        fields = [value for key, value in headers if len(key) == 6 and key.lower() == b"cookie"]
+        fields = cookie_fields(headers)
         return self.values(fields) if fields else []
 
     def from_environ(self, environ: Mapping[str, Any]) -> list[bytes] | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from .codecs import snapshot
+from .errors import SerializationError, SessionTooLarge
 from .lifetimes import DEFAULT_EXPIRY, as_expiry
 from .merging import Delta, diff
 from .plans import NOTHING, Delete, Ending, Plan, Rotate, Touch, plan
@@ -12,6 +15,7 @@ from .records import NO_OWNER, NONCE_BYTES
 from .rows import Change, RowMaker, owner_of
 from .session import Session
 from .states import SessionState
+from .tags import to_json
 from .users import user_of
 
 
@@ -81,6 +85,36 @@ class Endings:
             return Decided(decided, None, content.payload)
         change = self._change(decided, state, session, content, before, after, now)
         return Decided(decided, change, content.payload)
+
+    def is_as_loaded(self, state: SessionState, session: Session) -> bool:
+        """Whether nothing was asked for and nothing changed, at a glance: most requests only
+        read.
+        """
+        if session.has_intents:
+            return False
+        loaded = state.loaded
+        return loaded is not None and (not session.accessed or loaded == snapshot(session))
+
+    def still_holds(self, state: SessionState, session: Session) -> bool:
+        """Whether the session holds what it held when the response began."""
+        if state.sent == state.loaded and not state.rich and not self._rows.codec.custom:
+            # What is equal as JSON is equal, but for a type that nobody changes that late.
+            with suppress(Exception):
+                if to_json(session) == state.payload:
+                    return True
+        return self.snapshot(session) == state.sent
+
+    def snapshot(self, session: Session) -> object:
+        """What the session holds now, to be compared with what it holds later; None if it can't be
+        stored.
+        """
+        found = snapshot(session)
+        if found is not None:
+            return found
+        try:
+            return self._rows.encode(session)
+        except (SerializationError, SessionTooLarge):
+            return None
 
     def _untouched(self, state: SessionState, session: Session, now: int, failed: bool) -> Decided:
         ending = Ending(

@@ -32,11 +32,12 @@ from .adapting import (
     session_outside,
 )
 from .checks import LONGEST
+from .closing import Closing
 from .errors import ConfigurationError, SessionError, StoreUnavailable
 from .flask_commands import session_commands
 from .flask_config import CONFIG_KEYS, ConfiguredCookie, Keys, in_flasks_words
 from .headers import with_session_wsgi
-from .manager import Closing, ManagerOptions, SessionManager
+from .manager import ManagerOptions, SessionManager
 from .session import NoSession, Session
 from .states import CookieDue, state_of
 

@@ -60,10 +60,10 @@ class _Rule(Generic[_T]):
     def apply(self, headers: Iterable[tuple[_T, _T]]) -> list[tuple[_T, _T]]:
         key = self._key
         fields = list(headers)
-        lines = [index for index, (name, _) in enumerate(fields) if name.lower() == key]
-        if not lines:
+        if key not in [name.lower() for name, _ in fields]:
             fields.append(self._absent)
             return fields
+        lines = [index for index, (name, _) in enumerate(fields) if name.lower() == key]
         value = self._decide([self._read(fields[index][1]) for index in lines])
         if value is not None:
             fields[lines[0]] = (self._absent[0], self._write(value))

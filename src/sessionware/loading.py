@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import clock
-from .codecs import Codec
-from .cookies import CookieReader, Kind, Presented, identify
+from .cache import Entry
+from .codecs import Codec, snapshot
+from .cookies import CookieReader, Kind, Presented, Recognizer, identify
+from .endings import Endings
 from .errors import CorruptRecord, StoreUnavailable
 from .events import EventSink
 from .flows import Flow
@@ -31,19 +33,28 @@ class Loading:
 
     tokens: Tokens
     cookies: CookieReader
+    _recognizer: Recognizer
     codec: Codec
     rows: RowMaker
+    endings: Endings
     store: CachedStore
     events: EventSink
     empty: bytes
     _purger: Purger
+    _renews: bool
 
     def identify(self, values: Sequence[bytes] | None, tokens: Tokens | None = None) -> Presented:
         """Which session the cookie values name; forged and ambiguous ones are reported.
 
         ``tokens`` verifies them in place of the manager's own keys.
         """
-        presented = identify(values, tokens or self.tokens)
+        return self._reported(identify(values, tokens or self.tokens))
+
+    def recognize(self, fields: Sequence[bytes]) -> Presented:
+        """As ``identify``, for the Cookie header fields of a request."""
+        return self._reported(self._recognizer.recognize(fields))
+
+    def _reported(self, presented: Presented) -> Presented:
         if presented.kind is Kind.BAD:
             self.events.emit("bad_signature")
         elif presented.kind is Kind.DUPLICATE:
@@ -74,9 +85,32 @@ class Loading:
         self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
     ) -> Session:
         """The session presented; see ``load``."""
+        session = self.load_now(presented, client)
+        return await self.aload_stored(presented, client) if session is None else session
+
+    async def aload_stored(
+        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
+    ) -> Session:
+        """The session presented, of which ``load_now`` has found that the store must be asked."""
         session = self.attach(Session(), presented, client)
-        if presented.id is not None:
-            await self.aensure_loaded(session)
+        await self._aread(session, state_of(session))
+        return session
+
+    def load_now(
+        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
+    ) -> Session | None:
+        """The session presented, where the store need not be asked for it; None where it must."""
+        sid_hash = presented.sid_hash
+        entry = None if sid_hash is None else self.store.fresh(sid_hash)
+        if entry is None and sid_hash is not None:
+            return None
+        session = Session()
+        state = SessionState(cast("SessionManager", self), self.empty, presented.id, client)
+        session.attach(state)
+        if entry is None:
+            self._purger.start()
+        else:
+            self._fill(session, state, entry.row, entry)
         return session
 
     def attach(
@@ -89,11 +123,7 @@ class Loading:
         ``ensure_loaded``.
         """
         self._purger.start()
-        session.attach(
-            SessionState(
-                cast("SessionManager", self), self.empty, client=client, pending=presented.id
-            )
-        )
+        session.attach(SessionState(cast("SessionManager", self), self.empty, presented.id, client))
         if presented.id is not None:
             session.hold_back()
         return session
@@ -104,29 +134,38 @@ class Loading:
         If the store fails, the session raises ``StoreUnavailable`` on use.
         """
         state = state_of(session)
-        if state.pending is None:
-            return
-        sid_hash = hash_id(state.pending)
-        found: Found | StoreUnavailable = self.store.fresh(sid_hash)
-        if found is None:
-            try:
-                found = self.store.runner.run_shared(*self._shared_load(sid_hash))
-            except StoreUnavailable as error:
-                found = error
-        self._fill(session, state, found)
+        if not self._loaded_now(session, state):
+            self._read(session, state)
 
     async def aensure_loaded(self, session: Session) -> None:
         """Load a session that is attached only; see ``ensure_loaded``."""
         state = state_of(session)
+        if not self._loaded_now(session, state):
+            await self._aread(session, state)
+
+    def _loaded_now(self, session: Session, state: SessionState) -> bool:
+        """Whether it is loaded, if need be from the cache."""
         if state.pending is None:
-            return
-        sid_hash = hash_id(state.pending)
-        found: Found | StoreUnavailable = self.store.fresh(sid_hash)
-        if found is None:
-            try:
-                found = await self.store.runner.arun_shared(*self._shared_load(sid_hash))
-            except StoreUnavailable as error:
-                found = error
+            return True
+        entry = self.store.fresh(hash_id(state.pending))
+        if entry is not None:
+            self._fill(session, state, entry.row, entry)
+        return entry is not None
+
+    def _read(self, session: Session, state: SessionState) -> None:
+        found: Found | StoreUnavailable
+        try:
+            found = self.store.runner.run_shared(*self._shared_load(state))
+        except StoreUnavailable as error:
+            found = error
+        self._fill(session, state, found)
+
+    async def _aread(self, session: Session, state: SessionState) -> None:
+        found: Found | StoreUnavailable
+        try:
+            found = await self.store.runner.arun_shared(*self._shared_load(state))
+        except StoreUnavailable as error:
+            found = error
         self._fill(session, state, found)
 
     def glimpse(self, session: Session) -> dict[Any, Any] | None:
@@ -146,21 +185,46 @@ class Loading:
             return None
 
     def _shared_load(
-        self, sid_hash: bytes
+        self, state: SessionState
     ) -> tuple[bytes, Callable[[], Flow[Found]], Callable[[], Found]]:
         """What a runner needs to load a row once for all who wait for it."""
-        return sid_hash, lambda: self._load_flow(sid_hash), lambda: self.store.fresh(sid_hash)
+        assert state.pending is not None
+        sid_hash = hash_id(state.pending)
+
+        def cached() -> Found:
+            entry = self.store.fresh(sid_hash)
+            return None if entry is None else entry.row
+
+        return sid_hash, lambda: self._load_flow(sid_hash), cached
 
     def _load_flow(self, sid_hash: bytes) -> Flow[Found]:
         return self.store.load_flow(sid_hash, clock.now())
 
-    def _fill(self, session: Session, state: SessionState, found: Found | StoreUnavailable) -> None:
-        """Give the session what the store answered."""
+    def _fill(
+        self,
+        session: Session,
+        state: SessionState,
+        found: Found | StoreUnavailable,
+        entry: Entry | None = None,
+    ) -> None:
+        """Give the session what the store answered, or the cache."""
         session_id, state.pending = state.pending, None
-        session.refill(self._content(state, session_id, found))
+        if entry is not None and entry.snapshot is not None:
+            # Somebody has read and checked this very record before.
+            row = entry.row
+            payload, rich = self.rows.records.reread(row.data, sid_hash=row.sid_hash)
+            state.id, state.row, state.payload, state.rich = session_id, row, payload, rich
+            state.loaded = entry.snapshot
+            session.refill(self.codec.decode(payload, rich))
+        else:
+            content = self._content(state, session_id, found)
+            session.refill(content)
+            state.loaded = snapshot(content)
+            if entry is not None and state.row is not None and state.loaded is not None:
+                self.store.cache.describe(entry.row.sid_hash, entry, state.loaded)
         if state.started:
             # Loaded after the response began: what follows is late.
-            state.sent = state.payload
+            state.sent = self.endings.snapshot(session)
 
     def _content(
         self, state: SessionState, session_id: str | None, found: Found | StoreUnavailable
@@ -191,7 +255,7 @@ class Loading:
         """Whether a request that never looked at its session could have to renew it, by what this
         process last saw of it.
         """
-        if not self.rows.lifetimes.rolling and self.rows.lifetimes.idle is None:
+        if not self._renews:
             return False
         row = self.store.cache.peek(hash_id(session_id))
         try:

@@ -5,38 +5,32 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, TypeVar, Unpack
+from typing import Any, Literal, TypeVar, Unpack
 
-from . import clock
+from .closing import Closings
 from .codecs import Codec, CustomCodec, JSONCodec
 from .commits import Committer
 from .config import Options, build_settings
-from .cookies import CookieReader, CookieWriter
+from .cookies import CookieReader, CookieWriter, Recognizer
 from .directory import Directory
 from .encryption import Cipher
-from .endings import Decided, Endings
+from .endings import Endings
 from .errors import (
-    ResponseAlreadyStarted,
     SerializationError,
-    SessionTooLarge,
     StoreUnavailable,
 )
 from .events import EventSink, logger
 from .flows import Flow
-from .lifetimes import DEFAULT_EXPIRY, Lifetimes
+from .lifetimes import Lifetimes
 from .limits import UserLimit
 from .loading import Loading
 from .locking import Locks
 from .operations import Operations
-from .plans import Nothing, Touch
 from .purging import Purger, Purges
 from .records import RecordFormat
-from .rows import Lost, RowMaker, Verdict, started
+from .rows import RowMaker
 from .runners import LoopRunner
 from .session import Session
-from .states import CookieDue, SessionState, attempting, state_of
 from .stores import open_store
 from .stores.cached import CachedStore
 from .tokens import Tokens
@@ -60,24 +54,7 @@ class ManagerOptions(Options, total=False):
     partitioned: bool
 
 
-class Closing(NamedTuple):
-    """What the response has to carry: the cookie's fate, and whether it varies with the cookie.
-
-    ``id``, the secret, and ``max_age`` (seconds; None: until the browser closes) go with a cookie
-    that is to be set; ``lasting`` says that the session was given a lifetime of its own.
-    """
-
-    cookie: CookieDue
-    vary: bool
-    id: str | None = None
-    max_age: int | None = None
-    lasting: bool = False
-
-    def __repr__(self) -> str:
-        return f"Closing({self.cookie.value}, vary={self.vary})"
-
-
-class SessionManager(Loading, Operations, Locks, Directory, Watches, Purges):
+class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, Purges):
     """The framework-free core: takes the same keywords as ``SessionMiddleware``.
 
     Building one does no I/O and raises ``ConfigurationError`` with everything that is wrong. One
@@ -89,6 +66,7 @@ class SessionManager(Loading, Operations, Locks, Directory, Watches, Purges):
         self.events = EventSink(chosen.on_event)
         self.tokens = Tokens(chosen.secret_key, chosen.secret_key_fallbacks, chosen.session_cookie)
         self.cookies = CookieReader(chosen.session_cookie)
+        self._recognizer = Recognizer(self.cookies, self.tokens)
         self._writer = CookieWriter(
             chosen.session_cookie,
             path=chosen.path,
@@ -139,6 +117,7 @@ class SessionManager(Loading, Operations, Locks, Directory, Watches, Purges):
         self.committer = Committer(self.store, self.rows, self.events, limit)
         self._watcher = Watcher(self)
         self._purger = self._new_purger()
+        self._renews = chosen.rolling or chosen.idle_timeout is not None
         self._scheme_noted = False
         _managers.add(self)
 
@@ -151,6 +130,10 @@ class SessionManager(Loading, Operations, Locks, Directory, Watches, Purges):
     def _new_purger(self) -> Purger:
         in_loop = isinstance(self.store.runner, LoopRunner)
         return Purger(self, self.settings.purge_interval, in_loop)
+
+    def before_fork(self) -> None:
+        """No connection is carried into a child."""
+        self.store.before_fork()
 
     def after_fork(self) -> None:
         """In a child process: pools, locks, cache and threads are made anew."""
@@ -175,116 +158,6 @@ class SessionManager(Loading, Operations, Locks, Directory, Watches, Purges):
         except StoreUnavailable as error:
             self.events.emit("store_error", detail=str(error))
             raise
-
-    # Closing.
-
-    def close(self, session: Session, *, failed: bool = False) -> list[tuple[str, str]]:
-        """Save what there is to save and give the response's headers. For threads.
-
-        ``failed`` discards changes. Raises as ``Session.save`` does, but ``SessionGone``.
-        """
-        return self._header_list(self.finish(session, failed=failed))
-
-    async def aclose(self, session: Session, *, failed: bool = False) -> list[tuple[str, str]]:
-        """Save what there is to save and give the response's headers; see ``close``."""
-        return self._header_list(await self.afinish(session, failed=failed))
-
-    def finish(self, session: Session, *, failed: bool = False) -> Closing:
-        """Save as the response begins, and say what it has to carry."""
-        decided = self._decided(session, failed)
-        if decided is not None:
-            work = state_of(session).fork()
-            with _sparing_touches(decided), attempting(session):
-                verdict = self.run(self.committer.commit(work, decided.plan, decided.change))
-                _adopt(session, work, decided, verdict)
-        return self._closing(session)
-
-    async def afinish(self, session: Session, *, failed: bool = False) -> Closing:
-        """Save as the response begins, and say what it has to carry."""
-        decided = self._decided(session, failed)
-        if decided is not None:
-            work = state_of(session).fork()
-            with _sparing_touches(decided), attempting(session):
-                flow = self.committer.commit(work, decided.plan, decided.change)
-                _adopt(session, work, decided, await self.arun(flow))
-        return self._closing(session)
-
-    def _decided(self, session: Session, failed: bool) -> Decided | None:
-        """None where there is nothing to do: most requests only read."""
-        state = state_of(session)
-        if state.pending is not None and self.renewal_may_be_due(state.pending):
-            self.ensure_loaded(session)
-        if state.pending is not None or state.failure is not None:
-            return None
-        decided = self.endings.decide(state, session, clock.now(), failed=failed)
-        # What a failed request changed is discarded, and nobody misses it.
-        state.sent = None if failed else decided.payload or state.payload
-        if isinstance(decided.plan, Nothing):
-            session.forget_intents()
-            return None
-        return decided
-
-    def _closing(self, session: Session) -> Closing:
-        state = state_of(session)
-        state.started = True
-        cookie, state.cookie = state.cookie, CookieDue.NOTHING
-        if cookie is CookieDue.SET:
-            return self.reissued(session)
-        if cookie is CookieDue.EXPIRE:
-            return Closing(cookie, vary=True)
-        return Closing(cookie, session.accessed)
-
-    def reissued(self, session: Session) -> Closing:
-        """The cookie of a stored session once more, as long as that lives from now on."""
-        state = state_of(session)
-        if state.id is None or state.row is None or state.header is None:
-            return Closing(CookieDue.NOTHING, session.accessed)
-        max_age = self._lifetimes.cookie_max_age(
-            state.header.expiry,
-            renewed=self.rows.renewed(state.header, state.row),
-            started=started(state.row),
-            now=clock.now(),
-        )
-        lasting = state.header.expiry != DEFAULT_EXPIRY
-        return Closing(CookieDue.SET, True, state.id, max_age, lasting)
-
-    def set_cookie(self, closing: Closing) -> str | None:
-        """The Set-Cookie value that a response needs, by the manager's own settings."""
-        if closing.cookie is CookieDue.EXPIRE:
-            return self._writer.expire()
-        if closing.id is None:
-            return None
-        return self._writer.set(self.tokens.sign(closing.id), closing.max_age)
-
-    def _header_list(self, closing: Closing) -> list[tuple[str, str]]:
-        headers: list[tuple[str, str]] = []
-        set_cookie = self.set_cookie(closing)
-        if closing.vary:
-            headers.append(("Vary", "Cookie"))
-        if set_cookie is not None:
-            headers.append(("Cache-Control", "no-store"))
-            headers.append(("Set-Cookie", set_cookie))
-        return headers
-
-    def check_late_change(self, session: Session) -> None:
-        """At the end of a request: raise ``ResponseAlreadyStarted`` if a change missed the
-        response.
-        """
-        state = state_of(session)
-        if state.sent is None or not session.accessed or state.failure is not None:
-            return
-        try:
-            payload, _ = self.rows.encode(session)
-        except (SerializationError, SessionTooLarge):
-            payload = b""
-        if payload == state.sent and not (session.ended or session.rotation or session.expiry_set):
-            return
-        self.events.emit("late_change", state.handle, "changed after the response had begun")
-        raise ResponseAlreadyStarted(
-            "the session was changed after the response had begun, and the change is lost: change "
-            "it before, or call `await session.asave()` (in a thread: `session.save()`) where the "
-            "cookie is already there"
-        )
 
     def note_scheme(self, scheme: str) -> None:
         """Warn once if a Secure cookie goes out on a connection that looks like plain HTTP
@@ -333,28 +206,13 @@ class SessionManager(Loading, Operations, Locks, Directory, Watches, Purges):
         await self.store.aclose()
 
 
-@contextmanager
-def _sparing_touches(decided: Decided) -> Iterator[None]:
-    """A touch that a failing store loses is no reason to fail the request; the failure is
-    reported.
-    """
-    try:
-        yield
-    except StoreUnavailable:
-        if not isinstance(decided.plan, Touch):
-            raise
-
-
-def _adopt(session: Session, work: SessionState, decided: Decided, verdict: Verdict) -> None:
-    state = state_of(session)
-    state.adopt(work)
-    if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
-        # What was dropped differs from what is stored, and that is no late change.
-        state.sent = None
-
-
 def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1000)
+
+
+def _before_fork() -> None:
+    for manager in list(_managers):
+        manager.before_fork()
 
 
 def _after_fork() -> None:
@@ -363,4 +221,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

@@ -84,7 +84,7 @@ class Operations:
             stored = self.codec.decode(work.payload, work.rich)
             session.refill(merge(diff(base, mine, self.codec.fingerprint), mine, stored))
         if state.sent is not None:
-            state.sent = state.payload
+            state.sent = self._stored_snapshot(state)
 
     def take(self, session: Session, key: Any, default: Any) -> Any:
         """Read and delete in the database; see ``Session.take``."""
@@ -103,6 +103,9 @@ class Operations:
         """Add in the database; see ``Session.incr``."""
         total: int | float = await self._aedit(session, key, _addition(key, amount))
         return total
+
+    def _stored_snapshot(self, state: SessionState) -> object:
+        return self.endings.snapshot(Session(self.codec.decode(state.payload, state.rich)))
 
     def refresh(self, session: Session) -> None:
         """Take over what others have stored since the session was loaded, under the request's own
@@ -148,10 +151,10 @@ class Operations:
         state.adopt(work)
         stored = self.codec.decode(state.payload, state.rich)
         own = Delta(delta.written - {key}, delta.deleted - {key})
-        session.written.discard(key)
+        session.written = session.written - {key}
         session.refill(merge(own, dict(dict.items(session)), stored))
         if state.sent is not None:
-            state.sent = state.payload
+            state.sent = self._stored_snapshot(state)
         return verdict.result if isinstance(verdict, Next | Emptied | Done) else None
 
     def revalidate_flow(self, session: Session) -> Flow[bool]:
@@ -166,7 +169,7 @@ class Operations:
         """
         row = state_of(session).row
         cached = None if row is None else self.store.fresh(row.sid_hash)
-        if row is not None and cached is not None and cached.id == row.id:
+        if row is not None and cached is not None and cached.row.id == row.id:
             return _already(True)
         return self._stands(row)
 
@@ -229,6 +232,6 @@ def _edit_unstored(session: Session, key: Any, edit: Edit) -> Any:
     edited, result = edit(content)
     if edited:
         session.mark_modified()
-        session.written.add(key)
+        session.note_written((key,))
         session.refill(content)
     return result

@@ -31,12 +31,13 @@ from .adapting import (
     is_excluded,
     is_loaded_outside,
 )
+from .closing import Closing
 from .errors import ResponseAlreadyStarted, SessionGone, StoreUnavailable
 from .events import logger
 from .flask import FlaskSession, FlaskSessions, NoFlaskSession
 from .flask_config import CONFIG_KEYS, ConfiguredCookie
 from .headers import with_session_wsgi
-from .manager import Closing, ManagerOptions, SessionManager
+from .manager import ManagerOptions, SessionManager
 from .states import CookieDue, state_of
 
 if TYPE_CHECKING:

@@ -143,6 +143,13 @@ class RecordFormat:
             return head + payload
         return head + self._cipher.seal(payload, sid_hash=sid_hash, aad=head)
 
+    def reread(self, raw: bytes, *, sid_hash: bytes) -> tuple[bytes, bool]:
+        """The plain payload, and whether it is rich, of a record that ``read`` has read before."""
+        if self._cipher is None:
+            return raw[HEADER_BYTES:], raw[1] & _RICH != 0
+        record = self.read(raw, sid_hash=sid_hash)
+        return record.payload, record.rich
+
     def read(self, raw: bytes, *, sid_hash: bytes) -> Record:
         """Header and plain payload; raises ``CorruptRecord``, whatever is wrong with it."""
         fields = _parse(raw)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -65,7 +65,10 @@ class Intents(NamedTuple):
     reauthenticated: bool
     expiry: ExpiryArgument
     expiry_set: bool
-    written: set[Any]
+    written: frozenset[Any]
+
+
+_INTENTS = frozenset(Intents._fields)
 
 
 class Session(dict[Any, Any]):
@@ -76,35 +79,23 @@ class Session(dict[Any, Any]):
     ``name()`` for threads and ``await name()`` with an ``a`` before the name for coroutines.
     """
 
-    __slots__ = (
-        "_link",
-        "accessed",
-        "cleared",
-        "ended",
-        "expiry",
-        "expiry_set",
-        "modified",
-        "reauthenticated",
-        "rotation",
-        "written",
-    )
-
-    accessed: bool
-    modified: bool
+    # Of the class until an instance has its own: most sessions are only read.
+    _link: SessionLink | None = None
+    accessed: bool = False
+    modified: bool = False
     # What the application asked for; read by plans.py, not by applications.
-    cleared: bool
-    ended: bool
-    rotation: bool
-    reauthenticated: bool
-    expiry: ExpiryArgument
-    expiry_set: bool
-    written: set[Any]
+    cleared: bool = False
+    ended: bool = False
+    rotation: bool = False
+    reauthenticated: bool = False
+    expiry: ExpiryArgument = None
+    expiry_set: bool = False
+    written: frozenset[Any] = frozenset()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.accessed = False
-        self._link: SessionLink | None = None
-        self.forget_intents()
+    @property
+    def has_intents(self) -> bool:
+        """Whether the application asked for anything, beside its content."""
+        return not _INTENTS.isdisjoint(self.__dict__)
 
     def take_intents(self) -> Intents:
         """What was asked for until now, which starts afresh: it is about to be carried out."""
@@ -130,18 +121,17 @@ class Session(dict[Any, Any]):
         self.reauthenticated = self.reauthenticated or intents.reauthenticated
         if not self.expiry_set:
             self.expiry, self.expiry_set = intents.expiry, intents.expiry_set
-        self.written |= intents.written
+        self.written = self.written | intents.written
 
     def forget_intents(self) -> None:
         """Start afresh."""
-        self.modified = False
-        self.cleared = False
-        self.ended = False
-        self.rotation = False
-        self.reauthenticated = False
-        self.expiry = None
-        self.expiry_set = False
-        self.written = set()
+        own = self.__dict__
+        for name in _INTENTS.intersection(own):
+            del own[name]
+
+    def note_written(self, keys: Iterable[Any]) -> None:
+        """These keys are the request's own now."""
+        self.written = self.written.union(keys)
 
     def attach(self, link: SessionLink) -> None:
         """Tie this session to the manager that loaded it."""
@@ -220,9 +210,9 @@ class Session(dict[Any, Any]):
 
     def __repr__(self) -> str:
         """Only the keys' number: session data does not belong into logs."""
-        self.accessed = True
         if dict.__contains__(self, _UNLOADED):
             return f"<{type(self).__name__}, not loaded yet>"
+        self.accessed = True
         return f"<{type(self).__name__} with {dict.__len__(self)} keys>"
 
     __str__ = __repr__
@@ -255,7 +245,7 @@ class Session(dict[Any, Any]):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.mark_modified()
-        self.written.add(key)
+        self.note_written((key,))
         super().__setitem__(key, value)
 
     def __delitem__(self, key: Any) -> None:
@@ -268,7 +258,7 @@ class Session(dict[Any, Any]):
         """
         self.mark_modified()
         self.cleared = True
-        self.written.clear()
+        self.written = frozenset()
         super().clear()
 
     def _look(self) -> None:
@@ -294,19 +284,19 @@ class Session(dict[Any, Any]):
         self._look()
         if not dict.__contains__(self, key):
             self.mark_modified()
-            self.written.add(key)
+            self.note_written((key,))
         return super().setdefault(key, default)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         self.mark_modified()
         changes = dict(*args, **kwargs)
-        self.written.update(changes)
+        self.note_written(changes)
         super().update(changes)
 
     def __ior__(self, other: Any, /) -> Session:
         self.mark_modified()
         changes = dict(other)
-        self.written.update(changes)
+        self.note_written(changes)
         return super().__ior__(changes)
 
     # A session's life.
@@ -333,7 +323,7 @@ class Session(dict[Any, Any]):
         self.cleared = True
         self.rotation = False
         self.expiry_set = False
-        self.written.clear()
+        self.written = frozenset()
         super().clear()
 
     def set_expiry(self, value: ExpiryArgument) -> None:
@@ -474,8 +464,6 @@ class Session(dict[Any, Any]):
 
 class NoSession(Session):
     """Stands where there is no session (``exclude``): empty to read, refuses to be written."""
-
-    __slots__ = ()
 
     def mark_modified(self) -> None:
         raise self._excluded()

@@ -8,13 +8,13 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from . import clock
+from .codecs import snapshot
 from .errors import StoreUnavailable
-from .records import HANDLE_BYTES, Header
+from .records import HANDLE_BYTES, Header, read_header
 from .rows import Next
 from .session import Session
 from .stores.protocol import Row
@@ -32,37 +32,56 @@ class CookieDue(Enum):
     EXPIRE = "expire"
 
 
-@dataclass(slots=True)
+_NOTHING_LOADED = snapshot({})
+
+
 class SessionState:
     """One request's session, as loaded and as committed since.
 
-    ``id`` is the secret, ``pending`` that of a session to be loaded at its first access; ``empty``
-    how no content at all is encoded; ``payload`` the content as it is in the store. ``savable`` is
-    False for an ID that was rotated away: nothing of such a request is kept, and no cookie goes
-    out. ``failure`` says that the store could not be asked: whoever needs the session gets it
-    raised.
+    ``id`` is the secret, ``pending`` that of a session to be loaded at its first access;
+    ``payload`` the content as it is in the store. ``savable`` is False for an ID that was rotated
+    away: nothing of such a request is kept, and no cookie goes out. ``failure`` says that the store
+    could not be asked: whoever needs the session gets it raised. ``loaded`` and ``sent`` are
+    snapshots of what the application's dict held when it was loaded, and when the response began;
+    None where that is not known.
     """
 
-    manager: SessionManager = field(repr=False)
-    empty: bytes = field(default=b"{}", repr=False)
-    id: str | None = field(default=None, repr=False)
-    pending: str | None = field(default=None, repr=False)
-    row: Row | None = field(default=None, repr=False)
-    header: Header | None = field(default=None, repr=False)
-    payload: bytes = field(default=b"", repr=False)
+    # Of the class until an instance has its own: most sessions are only read.
+    id: str | None = None
+    row: Row | None = None
     rich: bool = False
     savable: bool = True
     failure: StoreUnavailable | None = None
-    client: tuple[str | None, str | None] = field(default=(None, None), repr=False)
     cookie: CookieDue = CookieDue.NOTHING
     started: bool = False
     locked: bool = False
-    # What the application's dict held when the response began; None where nobody needs to know.
-    sent: bytes | None = field(default=None, repr=False)
-    _handle: bytes | None = field(default=None, repr=False)
+    loaded: int | None = _NOTHING_LOADED
+    sent: object = None
+    _header: Header | None = None
+    _handle: bytes | None = None
 
-    def __post_init__(self) -> None:
-        self.payload = self.payload or self.empty
+    def __init__(
+        self,
+        manager: SessionManager,
+        empty: bytes = b"{}",
+        pending: str | None = None,
+        client: tuple[str | None, str | None] = (None, None),
+    ) -> None:
+        self.manager = manager
+        self.empty = self.payload = empty
+        self.pending = pending
+        self.client = client
+
+    @property
+    def header(self) -> Header | None:
+        """That of the row; read only where somebody needs it."""
+        if self._header is None and self.row is not None:
+            self._header = read_header(self.row.data)
+        return self._header
+
+    @header.setter
+    def header(self, header: Header | None) -> None:
+        self._header = header
 
     def fork(self) -> SessionState:
         """A copy for a commit to work on: a request that gives up waiting keeps its own."""
@@ -70,8 +89,8 @@ class SessionState:
 
     def adopt(self, work: SessionState) -> None:
         """Take over what a commit has made of its copy."""
-        self.id, self.row, self.header = work.id, work.row, work.header
-        self.payload, self.rich = work.payload, work.rich
+        self.id, self.row, self._header = work.id, work.row, work._header
+        self.payload, self.rich, self.loaded = work.payload, work.rich, work.loaded
         self.cookie, self._handle = work.cookie, work._handle
 
     def committed(self, written: Next, row: Row) -> None:
@@ -80,11 +99,12 @@ class SessionState:
         self.header = written.header
         self.payload = written.payload
         self.rich = written.rich
+        self.loaded = None
 
     def gone(self) -> None:
         """There is no row of this session any more; the next one gets a name of its own."""
-        self.id = self.row = self.header = self._handle = None
-        self.payload, self.rich = self.empty, False
+        self.id = self.row = self._header = self._handle = None
+        self.payload, self.rich, self.loaded = self.empty, False, _NOTHING_LOADED
 
     @property
     def handle_bytes(self) -> bytes:

@@ -1,7 +1,7 @@
 """``Session.on_ended``: tell an open connection that its session has ended.
 
-One thread for all that is watched. It compares marks, which cost nothing, and asks the store only
-about sessions whose marks have moved, or where there is no channel every two seconds.
+One thread for all that is watched. It compares marks, which cost nothing, and asks the store about
+a session whose mark has moved; where there is no channel, about each one every two seconds.
 """
 
 from __future__ import annotations
@@ -11,9 +11,15 @@ import inspect
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+import anyio.from_thread
 
 from . import clock
 from .errors import StoreUnavailable
@@ -21,12 +27,16 @@ from .events import logger
 from .flows import Flow, T
 from .runners import LoopRunner
 from .session import Session
-from .states import state_of
+from .states import SessionState, state_of
 from .stores.cached import CachedStore
-from .stores.protocol import Row
+from .threads import Threads
 
 _LOOK_SECONDS: Final = 0.05
 _ASK_SECONDS: Final = 2.0
+# The thread sleeps so many times longer than it works.
+_IDLE: Final = 9
+_REST_SECONDS: Final = 1.0
+_NEVER: Final = float("-inf")
 
 
 class Watches:
@@ -44,182 +54,369 @@ class Watches:
     def on_ended(self, session: Session, callback: Callable[[], Any]) -> Callable[[], None]:
         """See ``Session.on_ended``."""
         session.mark_accessed()
-        row = state_of(session).row
-        if row is None:
+        state = state_of(session)
+        if state.row is None:
             return lambda: None
-        return self._watcher.watch(row, callback)
+        return self._watcher.watch(state, callback)
+
+    def unwatch(self, session: Session) -> None:
+        """Call off all that ``on_ended`` was asked for with this session: for adapters, when the
+        connection is over.
+        """
+        self._watcher.forget(session.link())
 
 
-class _Watch:
-    """One session, watched for one callback."""
+class _Home(Protocol):
+    """Where a callback was given to us, and is called."""
 
-    def __init__(self, row: Row, mark: int | None, callback: Callable[[], Any]) -> None:
-        self.row = row
-        self.mark = mark
-        self.asked = time.monotonic()
-        self._callback = callback
-        self._loop, self._token = _running()
+    def is_closed(self) -> bool: ...
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        return self._loop
+    def soon(self, context: Context, function: Callable[[], None]) -> None:
+        """Call a function there; raises ``RuntimeError`` if it is closed."""
+        ...
 
-    def fire(self) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._call_in_asyncio)
-        elif self._token is not None:
-            self._token.run_sync_soon(self._call_in_trio)
-        else:
-            self._callback()
+    def spawn(self, context: Context, awaitable: Awaitable[Any]) -> None:
+        """Await it there; called there."""
+        ...
 
-    def _call_in_asyncio(self) -> None:
-        result = self._callback()
-        if inspect.iscoroutine(result):
-            assert self._loop is not None
-            task = self._loop.create_task(result)
-            _tasks.add(task)
-            task.add_done_callback(_tasks.discard)
 
-    def _call_in_trio(self) -> None:
+_tasks: Final[set[asyncio.Task[Any]]] = set()
+
+
+def _landed(task: asyncio.Task[Any]) -> None:
+    _tasks.discard(task)
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        _note_failure(error)
+
+
+@dataclass(frozen=True)
+class _InAsyncio:
+    _loop: asyncio.AbstractEventLoop
+
+    def is_closed(self) -> bool:
+        return self._loop.is_closed()
+
+    def soon(self, context: Context, function: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(function, context=context)
+
+    def spawn(self, context: Context, awaitable: Awaitable[Any]) -> None:
+        # The coroutine itself: a task that is cancelled before it begins closes it.
+        coroutine = awaitable if inspect.iscoroutine(awaitable) else _survived(awaitable)
+        task = self._loop.create_task(coroutine, context=context)
+        _tasks.add(task)
+        task.add_done_callback(_landed)
+
+
+@dataclass(frozen=True)
+class _InTrio:
+    _token: Any
+
+    def is_closed(self) -> bool:
+        try:
+            self._token.run_sync_soon(_nothing, idempotent=True)
+        except RuntimeError:
+            return True
+        return False
+
+    def soon(self, context: Context, function: Callable[[], None]) -> None:
+        self._token.run_sync_soon(context.run, function)
+
+    def spawn(self, context: Context, awaitable: Awaitable[Any]) -> None:
         import trio
 
-        if inspect.iscoroutinefunction(self._callback):
-            trio.lowlevel.spawn_system_task(_survived, self._callback)
-        else:
-            self._callback()
+        # A copy: trio enters it, and we may be in it at this moment.
+        trio.lowlevel.spawn_system_task(_survived, awaitable, context=context.copy())
 
 
-_tasks: set[asyncio.Task[Any]] = set()
+class _InThread:
+    """For who gave it in no event loop: threads of ours, so that nobody waits for a callback."""
+
+    def is_closed(self) -> bool:
+        return False
+
+    def soon(self, context: Context, function: Callable[[], None]) -> None:
+        threads = Threads(1, "sessionware-ended")
+        threads.submit(lambda: context.run(function))
+        threads.close()
+
+    def spawn(self, context: Context, awaitable: Awaitable[Any]) -> None:
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        logger.error("an on_ended callback gave a coroutine where no event loop runs it")
 
 
-async def _survived(callback: Callable[[], Any]) -> None:
-    """A system task that fails would end the whole of trio."""
+def _nothing() -> None:
+    """Only to see whether somebody is there to call it."""
+
+
+async def _survived(awaitable: Awaitable[Any]) -> None:
+    """What an application raises must not end a system task, and with it the whole of trio."""
     try:
-        await callback()
+        await awaitable
     except Exception as error:
-        logger.error("an on_ended callback raised %s", type(error).__name__)
+        _note_failure(error)
 
 
-def _running() -> tuple[asyncio.AbstractEventLoop | None, Any]:
+def _note_failure(error: Exception) -> None:
+    logger.error("an on_ended callback raised %s", type(error).__name__)
+
+
+def _home() -> _Home | None:
+    """The event loop that runs here."""
     try:
-        return asyncio.get_running_loop(), None
+        return _InAsyncio(asyncio.get_running_loop())
     except RuntimeError:
         pass
     try:
         import trio
 
-        return None, trio.lowlevel.current_trio_token()
+        return _InTrio(trio.lowlevel.current_trio_token())
     except (ImportError, RuntimeError):
-        return None, None
+        return None
+
+
+def _home_of_thread() -> _Home:
+    """The event loop that this worker thread belongs to."""
+    try:
+        home = anyio.from_thread.run_sync(_home)
+    except RuntimeError:
+        home = None
+    if home is None:
+        raise RuntimeError("on_ended needs an event loop here: the store is one of coroutines")
+    return home
+
+
+class _Watch:
+    """One session, watched for one callback.
+
+    ``mark`` is that of the last answer of the store, ``asked`` when it was asked for. ``asking``
+    says that an event loop is at it.
+    """
+
+    def __init__(self, state: SessionState, callback: Callable[[], Any], in_loop: bool) -> None:
+        home = _home()
+        if home is None and inspect.iscoroutinefunction(callback):
+            raise TypeError("an on_ended callback that is a coroutine function needs an event loop")
+        assert state.row is not None
+        self.state = state
+        # Not its data, which may be large.
+        self.row = state.row._replace(data=b"")
+        self.mark: int | None = None
+        self.asked = _NEVER
+        self.asking = False
+        self.asker = home or (_home_of_thread() if in_loop else _InThread())
+        self._home: _Home = home or _InThread()
+        self._callback: Callable[[], Any] | None = callback
+        self._context = copy_context()
+
+    def call_off(self) -> None:
+        self._callback = None
+
+    def fire(self) -> None:
+        # Closed, and with the event loop the connection.
+        with suppress(RuntimeError):
+            self._home.soon(self._context, self._call)
+
+    def _call(self) -> None:
+        # It may have been called off since.
+        callback, self._callback = self._callback, None
+        if callback is None:
+            return
+        try:
+            result = callback()
+            if inspect.isawaitable(result):
+                self._home.spawn(self._context, result)
+        except Exception as error:
+            _note_failure(error)
 
 
 class Watcher:
     """The thread, while there is something to watch."""
 
     def __init__(self, manager: Watches) -> None:
-        self._manager = weakref.ref(manager)
         self._lock = threading.Lock()
-        self._watched: dict[_Watch, None] = {}
+        self._watched: dict[_Watch, bool] = {}
+        # The same by the request that asked for them.
+        self._of_request: dict[int, list[_Watch]] = {}
         self._thread: threading.Thread | None = None
-        manager.store.listeners.append(self._changed)
+        self._changes: deque[tuple[bytes, ...] | None] = deque()
+        self._rested = _NEVER
+        # A store may serve several managers, one after the other too.
+        self._listeners = manager.store.listeners
+        self._listens = False
+        self._manager = weakref.ref(manager, self._stop_listening)
 
-    def watch(self, row: Row, callback: Callable[[], Any]) -> Callable[[], None]:
+    def watch(self, state: SessionState, callback: Callable[[], Any]) -> Callable[[], None]:
         manager = self._manager()
         assert manager is not None
-        watch = _Watch(row, manager.store.channel.mark(row.sid_hash), callback)
-        # It may have ended since it was loaded.
-        watch.asked = float("-inf")
+        watch = _Watch(state, callback, isinstance(manager.store.runner, LoopRunner))
         with self._lock:
-            self._watched[watch] = None
+            if not self._listens:
+                self._listens = True
+                self._listeners.append(self._changed)
+            self._watched[watch] = True
+            self._of_request.setdefault(id(state), []).append(watch)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="sessionware-watch", daemon=True
-                )
-                self._thread.start()
-        return lambda: self._drop(watch)
+                thread = threading.Thread(target=self._run, name="sessionware-watch", daemon=True)
+                thread.start()
+                self._thread = thread
+        return lambda: self._call_off(watch)
 
-    def _drop(self, watch: _Watch) -> None:
-        with self._lock:
-            self._watched.pop(watch, None)
+    # Without the lock: a child process may find it held for ever.
+
+    def _take(self, watch: _Watch) -> bool:
+        """Whether it was watched until now: nobody else gets it."""
+        taken = self._watched.pop(watch, False)
+        of_request = self._of_request.get(id(watch.state), [])
+        with suppress(ValueError):
+            of_request.remove(watch)
+        if not of_request:
+            self._of_request.pop(id(watch.state), None)
+        return taken
+
+    def _call_off(self, watch: _Watch) -> None:
+        self._take(watch)
+        watch.call_off()
+
+    def forget(self, state: object) -> None:
+        """Watch nothing any more for the request with this state."""
+        for watch in list(self._of_request.get(id(state), ())):
+            self._call_off(watch)
 
     def stop(self) -> None:
         """Watch nothing any more."""
-        with self._lock:
-            self._watched.clear()
+        for watch in list(self._watched):
+            self._call_off(watch)
+
+    def _stop_listening(self, _: object) -> None:
+        with suppress(ValueError):
+            self._listeners.remove(self._changed)
 
     def _changed(self, hashes: tuple[bytes, ...] | None) -> None:
         """A change of this process's own: a channel need not tell us of those."""
         if self._watched:
-            for watch in list(self._watched):
-                if hashes is None or watch.row.sid_hash in hashes:
-                    watch.mark = None
-                    watch.asked = float("-inf")
+            self._changes.append(hashes)
+
+    # The thread.
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                watched = list(self._watched)
-                manager = self._manager()
-                if not watched or manager is None:
-                    self._thread = None
-                    return
-            self._look_after_channel(manager)
-            for watch in watched:
-                if self._is_due(manager, watch):
-                    self._ask(manager, watch)
-            del manager, watched
-            time.sleep(_LOOK_SECONDS)
-
-    def _look_after_channel(self, manager: Watches) -> None:
-        """Once for all that is watched, where it is due."""
-        if manager.store.channel.due() and not isinstance(manager.store.runner, LoopRunner):
-            with suppress(StoreUnavailable):
-                manager.run(manager.store.look_after_flow())
-
-    def _is_due(self, manager: Watches, watch: _Watch) -> bool:
-        channel, row = manager.store.channel, watch.row
-        if row.expires_at <= clock.now():
-            return True
-        if watch.mark is not None and channel.mark(row.sid_hash) == watch.mark:
-            sure = channel.trusts(row.sid_hash, watch.mark)
-            return not sure and time.monotonic() - watch.asked >= _ASK_SECONDS
-        return watch.mark is not None or time.monotonic() - watch.asked >= _ASK_SECONDS
-
-    def _ask(self, manager: Watches, watch: _Watch) -> None:
-        watch.asked = time.monotonic()
-        flow = self._look(manager, watch)
-        try:
-            if not isinstance(manager.store.runner, LoopRunner):
-                ended = manager.run(flow)
-            elif watch.loop is not None:
-                asked = asyncio.run_coroutine_threadsafe(manager.arun(flow), watch.loop)
-                ended = asked.result(_ASK_SECONDS)
-            else:
-                return
-        except (StoreUnavailable, TimeoutError):
-            return
-        except RuntimeError:
-            # The event loop is closed, and with it the connection.
-            self._drop(watch)
-            return
-        if ended and watch in self._watched:
-            self._drop(watch)
+        while (manager := self._still_needed()) is not None:
+            began = time.thread_time()
             try:
-                watch.fire()
+                self._look(manager)
             except Exception as error:
-                logger.error("an on_ended callback raised %s", type(error).__name__)
+                self._rest(error)
+            del manager
+            time.sleep(max(_LOOK_SECONDS, _IDLE * (time.thread_time() - began)))
 
-    def _look(self, manager: Watches, watch: _Watch) -> Flow[bool]:
-        channel = manager.store.channel
-        if channel.due():
-            yield from manager.store.look_after_flow()
-        mark = channel.mark(watch.row.sid_hash)
-        row = yield from manager.store.reload_flow(watch.row.id)
-        if row is None or row.expires_at <= clock.now() or row.user_id != watch.row.user_id:
+    def _still_needed(self) -> Watches | None:
+        with self._lock:
+            manager = self._manager() if self._watched else None
+            if manager is None:
+                self._thread = None
+            return manager
+
+    def _look(self, manager: Watches) -> None:
+        self._note_changes()
+        if time.monotonic() - self._rested < _REST_SECONDS:
+            return
+        store = manager.store
+        in_loop = isinstance(store.runner, LoopRunner)
+        if store.channel.due() and not in_loop:
+            with suppress(StoreUnavailable):
+                store.run(store.look_after_flow())
+        due = [watch for watch in list(self._watched) if self._is_due(store, watch)]
+        for watch in due:
+            if watch.asker.is_closed():
+                self._call_off(watch)
+        if in_loop:
+            self._have_asked(due)
+        else:
+            self._ask_all(manager, due)
+
+    def _note_changes(self) -> None:
+        changed: set[bytes] = set()
+        everything = False
+        while self._changes:
+            hashes = self._changes.popleft()
+            everything = everything or hashes is None
+            changed.update(hashes or ())
+        if changed or everything:
+            for watch in list(self._watched):
+                if everything or watch.row.sid_hash in changed:
+                    watch.asked = _NEVER
+
+    def _is_due(self, store: CachedStore, watch: _Watch) -> bool:
+        if watch.asking:
+            return watch.asker.is_closed()
+        row = watch.row
+        mark = store.channel.mark(row.sid_hash)
+        if row.expires_at <= clock.now() or mark != watch.mark:
             return True
-        # A rotation gave it another hash, whose mark has not been seen yet.
-        watch.mark = mark if row.sid_hash == watch.row.sid_hash else None
-        if watch.mark is None and mark is not None:
-            watch.asked = float("-inf")
-        watch.row = row
+        age = time.monotonic() - watch.asked
+        if age < _ASK_SECONDS:
+            return False
+        # A worker may have been killed between its commit and the message.
+        return (
+            mark is None or age >= store.cache.ttl or not store.channel.trusts(row.sid_hash, mark)
+        )
+
+    def _ask_all(self, manager: Watches, due: Iterable[_Watch]) -> None:
+        for watch in due:
+            if watch in self._watched and manager.run(self._has_ended(manager, watch)):
+                self._end(watch)
+
+    def _have_asked(self, due: Iterable[_Watch]) -> None:
+        """Each event loop asks about its own."""
+        by_loop: dict[_Home, list[_Watch]] = {}
+        for watch in due:
+            if watch in self._watched:
+                watch.asking = True
+                by_loop.setdefault(watch.asker, []).append(watch)
+        for loop, watches in by_loop.items():
+            with suppress(RuntimeError):
+                loop.soon(Context(), partial(self._ask_in, loop, watches))
+
+    def _ask_in(self, loop: _Home, watches: list[_Watch]) -> None:
+        loop.spawn(Context(), self._aask_all(watches))
+
+    async def _aask_all(self, watches: list[_Watch]) -> None:
+        manager = self._manager()
+        try:
+            for watch in watches:
+                if manager is None or watch not in self._watched:
+                    continue
+                if await manager.arun(self._has_ended(manager, watch)):
+                    self._end(watch)
+        except Exception as error:
+            self._rest(error)
+        finally:
+            for watch in watches:
+                watch.asking = False
+
+    def _rest(self, error: Exception) -> None:
+        """Ask again in a while. A failing store has been reported; anything else is a defect."""
+        self._rested = time.monotonic()
+        if not isinstance(error, StoreUnavailable):
+            logger.error("sessions can't be watched: %s", type(error).__name__)
+
+    def _has_ended(self, manager: Watches, watch: _Watch) -> Flow[bool]:
+        store, before = manager.store, watch.row
+        watch.asked = time.monotonic()
+        if store.channel.due():
+            yield from store.look_after_flow()
+        mark = store.channel.mark(before.sid_hash)
+        row = yield from store.reload_flow(before.id)
+        if row is None or row.expires_at <= clock.now() or row.user_id != before.user_id:
+            return True
+        watch.row = row._replace(data=b"")
+        watch.mark = mark
+        if row.sid_hash != before.sid_hash:
+            # The mark under its new hash has to be taken before the next answer.
+            watch.asked = _NEVER
         return False
+
+    def _end(self, watch: _Watch) -> None:
+        if self._take(watch):
+            watch.fire()

@@ -162,7 +162,9 @@ async def test_unknown_ended_expired_and_forged_cookies_are_answered_alike(
     assert len(shown) == 1
 
 
-@pytest.mark.parametrize("settings", [{"cache_ttl": 0}, {}], ids=["cold", "warm"])
+@pytest.mark.parametrize(
+    "settings", [{"cache_ttl": 0}, {"coherence": "validate"}], ids=["cold", "warm"]
+)
 async def test_a_valid_cookie_is_looked_up_once_whether_or_not_the_session_is_touched(
     make_site: Callable[..., Site], settings: dict[str, Any]
 ) -> None:

@@ -33,7 +33,10 @@ async def alice(browser: Visitor) -> Visitor:
     return browser
 
 
-async def test_a_login_gives_the_same_row_a_new_id_and_keeps_the_data(browser: Visitor) -> None:
+async def test_a_login_gives_the_same_row_a_new_id_and_keeps_the_data(
+    make_site: Callable[..., Site],
+) -> None:
+    browser = make_site(coherence="validate").browser()
     await browser.visit(lambda session: session.update(cart=[1]))
     before, old = row(), browser.cookie
     with statements() as executed:

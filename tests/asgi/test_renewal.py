@@ -33,7 +33,7 @@ async def cookie_age(browser: Visitor, act: Act | None = None) -> int | None:
 
 
 @pytest.mark.parametrize("cache_ttl", [0, 30], ids=["no cache", "cached"])
-@pytest.mark.parametrize("coherence", ["validate", "bounded"])
+@pytest.mark.parametrize("coherence", ["validate", "bounded", "stamps"])
 @pytest.mark.parametrize(
     ("settings", "seconds"),
     [({"max_age": 600}, 600), ({"idle_timeout": 600}, 600), ({"absolute_timeout": 600}, 600)],
@@ -104,9 +104,9 @@ async def test_a_session_that_expires_during_the_request_is_not_saved(
 
 
 async def test_without_rolling_and_idle_timeout_a_read_renews_nothing(
-    clock: Clock, site: Site
+    clock: Clock, make_site: Sites
 ) -> None:
-    browser = await stored(site)
+    browser = await stored(make_site(coherence="validate"))
     before = row()
     for _ in range(13):
         clock.tick(DAY)
@@ -135,7 +135,7 @@ async def test_a_save_renews_the_lifetime_and_the_cookie_when_a_tenth_has_passed
 async def test_rolling_renews_with_every_request_when_a_tenth_has_passed(
     clock: Clock, make_site: Sites, act: Act | None
 ) -> None:
-    browser = await stored(make_site(max_age=6000, rolling=True))
+    browser = await stored(make_site(max_age=6000, rolling=True, coherence="validate"))
     for _ in range(5):
         before = row()
         clock.tick(599.999)

@@ -27,6 +27,12 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """Each request reads the session with one SELECT, so that its statements can be named."""
+    return make_site(coherence="validate")
+
+
+@pytest.fixture
 async def stored(browser: Visitor) -> Visitor:
     """A browser whose session holds ``a`` and ``b``."""
     await browser.visit(lambda session: session.update(a=1, b=[2]))

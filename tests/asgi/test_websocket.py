@@ -111,15 +111,17 @@ async def accept(socket: WebSocket) -> None:
     await socket.accept()
 
 
-def test_the_session_is_loaded_at_the_handshake(stored: Sockets) -> None:
+def test_the_session_is_loaded_at_the_handshake(make_sockets: Callable[..., Sockets]) -> None:
     async def handler(socket: WebSocket) -> None:
         await socket.accept()
         await socket.send_json(dict(socket.session))
 
-    stored.handler = handler
-    with statements() as executed, stored.client.websocket_connect("/") as socket:
+    sockets = make_sockets(coherence="validate")
+    sockets.client.get("/write?a=1")
+    sockets.handler = handler
+    with statements() as executed, sockets.client.websocket_connect("/") as socket:
         assert socket.receive_json() == {"a": "1"}
-        assert stored.headers(socket) == {}
+        assert sockets.headers(socket) == {}
     assert executed == ["SELECT"]
 
 
@@ -211,7 +213,7 @@ def test_asave_refuses_what_needs_a_cookie_after_the_accept(sockets: Sockets) ->
     assert rows() == []
 
 
-@pytest.mark.parametrize("coherence", ["validate", "bounded"])
+@pytest.mark.parametrize("coherence", ["validate", "bounded", "stamps"])
 def test_arevalidate_tells_whether_the_session_still_stands(
     make_sockets: Callable[..., Sockets], coherence: str
 ) -> None:

@@ -20,7 +20,7 @@ class Scene:
         self.memory = memory
         self.store = wrapper(memory)
         self.events: list[SessionEvent] = []
-        self.settings: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {"coherence": "validate"}
         self._managers = managers
         self._here: SessionManager | None = None
         self._there: SessionManager | None = None

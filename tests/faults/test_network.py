@@ -38,10 +38,14 @@ async def manager(
     table_name: str,
     anyio_backend: str,
 ) -> SessionManager:
-    """A manager behind the proxy, with its tables made and a connection open."""
+    """A manager behind the proxy, with its tables made and a connection open; each of its requests
+    goes over the network.
+    """
     patient = managers(store=url_of(driver, request), table_name=table_name, store_timeout=20)
     await patient.store.aprepare()
-    manager = managers(store=proxied_url, table_name=table_name, store_timeout=TIMEOUT)
+    manager = managers(
+        store=proxied_url, table_name=table_name, store_timeout=TIMEOUT, coherence="validate"
+    )
     await recovered(Client(manager), storing(warm="up"))
     return manager
 

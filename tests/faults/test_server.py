@@ -97,7 +97,10 @@ async def server(
 
 @pytest.fixture
 def manager(server: Server, managers: Managers, table_name: str) -> SessionManager:
-    return managers(store=server.engine, table_name=table_name, store_timeout=20)
+    """Each of its requests asks the server."""
+    return managers(
+        store=server.engine, table_name=table_name, store_timeout=20, coherence="validate"
+    )
 
 
 @postgres_drivers
@@ -193,7 +196,9 @@ async def test_a_row_that_another_transaction_has_locked_is_waited_for_no_longer
     driver: str, request: pytest.FixtureRequest, managers: Managers, table_name: str
 ) -> None:
     url = url_of(driver, request)
-    manager = managers(store=url, table_name=table_name, store_timeout=TIMEOUT)
+    manager = managers(
+        store=url, table_name=table_name, store_timeout=TIMEOUT, coherence="validate"
+    )
     client = Client(manager)
     await recovered(client, storing(a=1))
     engine = create_engine(url)

@@ -79,7 +79,7 @@ def test_thirty_two_threads_at_one_cache_never_raise_and_never_mix_up_keys() -> 
             match chance.randrange(8):
                 case 0 | 1 | 2:
                     found = cache.get(key)
-                    assert found is None or found.data == key * 8
+                    assert found is None or found.row.data == key * 8
                 case 3:
                     cache.fill(key, cache.token(key), a_row(key))
                 case 4:

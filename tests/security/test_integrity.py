@@ -188,7 +188,7 @@ async def test_a_change_deep_inside_is_saved(manager: SessionManager) -> None:
     assert (await browser.get("/read")).json() == {"cart": ["tea", "milk"]}
 
 
-@pytest.mark.parametrize("coherence", ["validate", "bounded"])
+@pytest.mark.parametrize("coherence", ["validate", "bounded", "stamps"])
 async def test_what_a_failed_request_did_to_its_session_is_seen_by_no_other(
     make_manager: Managers, sqlite_url: str, coherence: str
 ) -> None:
@@ -228,7 +228,7 @@ async def test_what_a_failed_request_did_to_its_session_is_seen_by_no_other(
     assert seen == [clean["cart"]] * 200
 
 
-@pytest.mark.parametrize("coherence", ["validate", "bounded"])
+@pytest.mark.parametrize("coherence", ["validate", "bounded", "stamps"])
 async def test_no_session_ever_reads_anothers_tag(
     make_manager: Managers, sqlite_url: str, coherence: str
 ) -> None:

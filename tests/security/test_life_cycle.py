@@ -16,7 +16,7 @@ from tests.security.conftest import Clock, Database
 
 pytestmark = pytest.mark.anyio
 
-COHERENCE = pytest.mark.parametrize("coherence", ["validate", "bounded"])
+COHERENCE = pytest.mark.parametrize("coherence", ["validate", "bounded", "stamps"])
 
 
 @pytest.fixture

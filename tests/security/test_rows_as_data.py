@@ -82,7 +82,7 @@ def events() -> list[SessionEvent]:
     return []
 
 
-@pytest.mark.parametrize("coherence", ["validate", "bounded"])
+@pytest.mark.parametrize("coherence", ["validate", "bounded", "stamps"])
 @pytest.mark.parametrize("damage", CORRUPT.values(), ids=CORRUPT)
 async def test_a_corrupt_row_is_an_anonymous_visitor_and_an_event_and_stays_as_it_is(
     make_manager: Managers,

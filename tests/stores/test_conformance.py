@@ -99,6 +99,44 @@ class TestCachedSQLite(CachedSuite):
         return CachedStore(SQLStore(sqlite_url), coherence="validate")
 
 
+class TestStampedSQLite(CachedSuite):
+    @pytest.fixture
+    def store(self, sqlite_url: str) -> CachedStore:
+        return CachedStore(SQLStore(sqlite_url), coherence="stamps")
+
+
+class TestStampedSQLiteUnderTrio(CachedSuite):
+    asynchronous = True
+    backend = "trio"
+
+    @pytest.fixture
+    def store(self, sqlite_url: str) -> CachedStore:
+        return CachedStore(SQLStore(sqlite_url), coherence="stamps")
+
+
+class TestStampedAioSQLite(CachedSuite):
+    asynchronous = True
+
+    @pytest.fixture
+    def store(self, aiosqlite_url: str) -> CachedStore:
+        return CachedStore(AsyncSQLStore(aiosqlite_url), coherence="stamps")
+
+
+class TestNotifiedPsycopg(CachedSuite):
+    @pytest.fixture
+    def store(self, postgres_url: str, postgres_table: str) -> CachedStore:
+        return CachedStore(SQLStore(postgres_url, table_name=postgres_table), coherence="notify")
+
+
+class TestNotifiedAsyncpg(CachedSuite):
+    asynchronous = True
+
+    @pytest.fixture
+    def store(self, postgres_url: str, postgres_table: str) -> CachedStore:
+        url = with_driver(postgres_url, "postgresql+asyncpg")
+        return CachedStore(AsyncSQLStore(url, table_name=postgres_table), coherence="notify")
+
+
 class TestBoundedSQLiteUnderTrio(CachedSuite):
     asynchronous = True
     backend = "trio"

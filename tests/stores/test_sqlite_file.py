@@ -109,7 +109,7 @@ def test_the_sqlite_files_are_nobody_elses(
         await manager.ashutdown()
         return found
 
-    names = ("sessions.db", "sessions.db-wal", "sessions.db-shm")
+    names = ("sessions.db", "sessions.db-wal", "sessions.db-shm", "sessions.db-stamps")
     assert anyio.run(modes) == dict.fromkeys(names, 0o600)
 
 

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from sessionware import SessionManager, clock
 from tests.apps import Browser, Managers, app_of
 from tests.byhand import Clock
-from tests.databases import drivers, url_of
+from tests.databases import drivers, until_alive, url_of
 
 pytestmark = pytest.mark.anyio
 
@@ -141,8 +141,45 @@ async def test_each_request_costs_what_the_budget_says(make_site: Any) -> None:
         assert spent == {path: {**reading, **writing} for path, writing in REQUESTS.items()}
 
 
+@drivers("sqlite")
+async def test_under_stamps_reading_costs_nothing_and_writing_what_it_always_does(
+    make_site: Any,
+) -> None:
+    site = await make_site(coherence="stamps")
+
+    spent = {path: await site.cost(await site.visitor(), path, may_fail=True) for path in REQUESTS}
+
+    assert spent == REQUESTS
+
+
+@drivers("psycopg", "asyncpg")
+async def test_under_notify_reading_costs_nothing_and_nobody_is_told_over_the_stores_connections(
+    make_site: Any,
+) -> None:
+    site = await make_site(coherence="notify")
+    await site.visitor()
+    await until_alive(site.manager)
+
+    spent = {path: await site.cost(await site.visitor(), path, may_fail=True) for path in REQUESTS}
+
+    assert spent == REQUESTS
+
+
+@drivers("psycopg", "asyncpg")
+async def test_while_nobody_can_listen_each_hit_asks_and_each_change_is_told_by_the_store(
+    make_site: Any,
+) -> None:
+    site = await make_site(coherence="notify", listen_url="postgresql://127.0.0.1:1/nowhere")
+    browser = await site.visitor()
+
+    assert await site.cost(browser, "/read") == READ
+    # Its own validation, and the NOTIFY for those who do hear.
+    assert await site.cost(browser, "/write?a=2") == {"SELECT": 2, "UPDATE": 1}
+    assert not site.manager.store.channel.alive
+
+
 @all_drivers
-@pytest.mark.parametrize("coherence", ["validate", "bounded"])
+@pytest.mark.parametrize("coherence", ["auto", "validate", "bounded"])
 async def test_a_session_not_in_the_cache_is_read_with_one_select(
     make_site: Any, coherence: str
 ) -> None:
@@ -157,7 +194,7 @@ async def test_a_session_not_in_the_cache_is_read_with_one_select(
 async def test_a_validation_reads_the_stamp_and_not_the_data(
     make_site: Any, statements: Statements
 ) -> None:
-    site = await make_site()
+    site = await make_site(coherence="validate")
     browser = await site.visitor()
 
     await browser.get("/read")

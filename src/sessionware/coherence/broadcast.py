@@ -18,11 +18,14 @@ from ..events import logger
 from ..flows import Call
 from .lease import LEASE_SECONDS
 from .line import Line
-from .messages import ONCE, Kind, Message
+from .messages import ONCE, Kind, Message, new_nonce
 
-BEAT_SECONDS: Final = LEASE_SECONDS * 0.35
+# Of the lease's seconds.
+BEAT: Final = 0.35
 GATHER_SECONDS: Final = 0.002
+_PROOF_SECONDS: Final = 2.0
 _LONGEST_PAUSE: Final = 5.0
+_UNFIT_PAUSE: Final = 60.0
 
 
 class Unfit(Exception):
@@ -32,7 +35,8 @@ class Unfit(Exception):
 class Transport(Protocol):
     """A connection that hears and says; used by one thread but for ``wake``.
 
-    Methods raise whatever their driver raises when the connection is lost.
+    Methods raise whatever their driver raises when the connection is lost, and none but ``hear``
+    waits for longer than a few seconds.
     """
 
     def connect(self) -> None:
@@ -56,22 +60,56 @@ class Transport(Protocol):
     def disconnect(self) -> None: ...
 
 
+class _Service:
+    """What one thread works with. No two threads share a line or a transport, not even one that
+    hangs and the one that came after it.
+    """
+
+    def __init__(self, transport: Transport, line: Line) -> None:
+        self.transport = transport
+        self.line = line
+        self.stop = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def end(self, patience: float | None = None) -> None:
+        """Let the thread end; without ``patience`` wait for it only if it has something to say."""
+        if patience is None:
+            patience = 0.5 if self.line.waiting or self.line.unheard else 0
+        self.stop.set()
+        self.transport.wake()
+        thread = self.thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(patience)
+
+
 class Broadcast:
     """The channel: see ``Channel``. It starts with its first use, and again in a child process."""
 
-    def __init__(self, transport: Transport, by_store: Callable[[str], Call] | None = None) -> None:
+    def __init__(
+        self,
+        transport: Callable[[], Transport],
+        by_store: Callable[[str], Call] | None = None,
+        seconds: float = LEASE_SECONDS,
+    ) -> None:
         self._transport = transport
         self._by_store = by_store
+        self._seconds = seconds
+        self._ending: weakref.finalize[..., Broadcast] | None = None
         self.after_fork()
 
     def after_fork(self) -> None:
         """In a child process: another connection, another sender, nothing trusted."""
+        if self._ending is not None:
+            self._ending.detach()
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._worker: threading.Thread | None = None
-        self._line = Line()
-        self._lease = self._line.lease
         self._noted = ""
+        self._renew()
+
+    def _renew(self) -> None:
+        self._service: _Service | None = None
+        self._ending = None
+        self._line = Line(self._seconds)
+        self._lease = self._line.lease
 
     def trusts(self, sid_hash: bytes, mark: int | None) -> bool:
         """See ``Channel.trusts``."""
@@ -79,7 +117,7 @@ class Broadcast:
 
     def mark(self, sid_hash: bytes) -> int | None:
         """See ``Channel.mark``."""
-        if self._worker is None:
+        if self._service is None:
             self._start()
         return self._lease.mark(sid_hash)
 
@@ -93,13 +131,12 @@ class Broadcast:
 
     def changed(self, hashes: tuple[bytes, ...] | None) -> Call | None:
         """See ``Channel.changed``. While the connection is in doubt, the store says it too."""
-        if self._worker is None:
-            self._start()
-        self._line.queue(hashes)
-        self._transport.wake()
-        if self._by_store is None or self._line.sound():
+        service = self._service or self._start()
+        service.line.queue(hashes)
+        service.transport.wake()
+        if self._by_store is None or service.line.sound():
             return None
-        return self._by_store(self._line.at_once(hashes))
+        return self._by_store(service.line.at_once(hashes))
 
     @property
     def alive(self) -> bool:
@@ -109,25 +146,29 @@ class Broadcast:
     def close(self) -> None:
         """End the thread and the connection; the next use starts anew."""
         with self._lock:
-            worker, self._worker = self._worker, None
-            self._stop.set()
-            self._stop = threading.Event()
-        self._lease.missed()
-        self._transport.wake()
-        if worker is not None and worker is not threading.current_thread():
-            worker.join(2)
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._worker is not None:
+            service, ending = self._service, self._ending
+            if service is None:
                 return
-            self._worker = threading.Thread(
-                target=_serve,
-                args=(weakref.ref(self), self._transport, self._line, self._stop),
-                name="sessionware-channel",
-                daemon=True,
-            )
-            self._worker.start()
+            self._renew()
+        if ending is not None:
+            ending.detach()
+        service.end(patience=2)
+
+    def _start(self) -> _Service:
+        with self._lock:
+            if self._service is None:
+                service = _Service(self._transport(), self._line)
+                service.thread = threading.Thread(
+                    target=_serve,
+                    args=(weakref.ref(self), service),
+                    name="sessionware-channel",
+                    daemon=True,
+                )
+                service.thread.start()
+                # Dropped, or at the end of the process: what was changed last is still said.
+                self._ending = weakref.finalize(self, service.end)
+                self._service = service
+            return self._service
 
     def note(self, error: Exception) -> None:
         """One log line for each reason; a driver's text may hold an address, so only its type."""
@@ -141,38 +182,35 @@ class Broadcast:
             )
 
 
-def _serve(
-    channel: weakref.ref[Broadcast], transport: Transport, line: Line, stop: threading.Event
-) -> None:
+def _serve(channel: weakref.ref[Broadcast], service: _Service) -> None:
     """Keep a connection for as long as the channel is in use."""
-    pause = 0.05
-    while not stop.is_set():
+    line, transport, pause = service.line, service.transport, 0.05
+    while not service.stop.is_set():
         try:
             transport.connect()
             line.connected()
             _prove(transport, line)
+            line.proven()
             pause = 0.05
-            _converse(channel, transport, line, stop)
+            _converse(service)
         except Exception as error:
             line.lost()
-            alive = channel()
-            if alive is None:
-                break
-            alive.note(error)
+            alive = None if service.stop.is_set() else channel()
+            if alive is not None:
+                alive.note(error)
             del alive
-            pause = 60.0 if isinstance(error, Unfit) else min(pause * 2, _LONGEST_PAUSE)
+            pause = _UNFIT_PAUSE if isinstance(error, Unfit) else min(pause * 2, _LONGEST_PAUSE)
         finally:
             line.lost()
             transport.disconnect()
-        if channel() is None or stop.wait(pause * random.uniform(0.7, 1.3)):
-            break
+        service.stop.wait(pause * random.uniform(0.7, 1.3))
 
 
 def _prove(transport: Transport, line: Line) -> None:
     """A pooler may take a subscription and lose it: only what really arrives counts."""
-    probe = Message(ONCE, random.getrandbits(40) + 1, Kind.BEAT)
+    probe = Message(ONCE, 1, Kind.BEAT, nonce=new_nonce())
     transport.prove(str(probe))
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + _PROOF_SECONDS
     while (left := deadline - time.monotonic()) > 0:
         for text in transport.hear(left):
             if text == str(probe):
@@ -181,22 +219,27 @@ def _prove(transport: Transport, line: Line) -> None:
     raise Unfit("messages do not arrive: is there a pooler in between? Set listen_url")
 
 
-def _converse(
-    channel: weakref.ref[Broadcast], transport: Transport, line: Line, stop: threading.Event
-) -> None:
+def _converse(service: _Service) -> None:
+    line, transport = service.line, service.transport
     next_beat = 0.0
-    while not stop.is_set() and channel() is not None:
+    while not service.stop.is_set():
         if line.waiting:
             # More may come within a moment.
             time.sleep(GATHER_SECONDS)
-            for text in line.due():
-                transport.say(text)
+            _say_what_waits(service)
         now = time.monotonic()
         if now >= next_beat or line.beat_wanted:
-            next_beat = now + BEAT_SECONDS * random.uniform(0.8, 1.1)
+            next_beat = now + BEAT * line.seconds * random.uniform(0.8, 1.1)
             transport.say(line.next(Kind.BEAT))
         if line.overdue():
             raise ConnectionError
         line.forget_the_silent()
         for text in transport.hear(min(0.5, max(0.0, next_beat - time.monotonic()))):
             line.hear(text)
+    _say_what_waits(service)
+
+
+def _say_what_waits(service: _Service) -> None:
+    if service.line.waiting:
+        for text in service.line.due():
+            service.transport.say(text)

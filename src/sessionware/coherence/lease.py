@@ -8,6 +8,7 @@ are lost, delayed or repeated, and however long this process or the network stoo
 
 from __future__ import annotations
 
+import random
 import time
 from array import array
 from collections.abc import Callable, Iterable
@@ -42,7 +43,8 @@ class Lease:
         self._seconds = seconds
         self._clock = clock
         self._slots = array("Q", bytes(8 * SLOTS))
-        self._epoch = 0
+        # A mark of an earlier lease, from before a shutdown, means nothing to this one.
+        self._epoch = random.getrandbits(60) * _EPOCH
         self._until = float("-inf")
 
     def trusts(self, sid_hash: bytes, mark: int | None) -> bool:

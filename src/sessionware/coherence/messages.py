@@ -1,7 +1,7 @@
 """What processes tell each other over a channel of messages, as short ASCII texts.
 
 A text holds prefixes of hashes, nothing that leads to an ID. Whoever can send on the channel can
-only cause questions to the database: what is not understood is ignored.
+only cause questions to the database, or keep silent: what is not understood is ignored.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 PREFIX_BYTES: Final = 8
 MOST_PREFIXES: Final = 600
 """Per message: PostgreSQL takes payloads of under 8,000 bytes."""
+_MOST_CHARACTERS: Final = 8_000
+_LONGEST_NAME: Final = 32
 _VERSION: Final = "sw1"
 
 
@@ -27,16 +29,19 @@ class Kind(Enum):
 
 
 class Message(NamedTuple):
-    """``sequence`` counts the messages of one sender from 1, without gaps."""
+    """``sequence`` counts the messages of one sender from 1, without gaps. ``nonce`` can't be known
+    before the message is sent, so that nobody else can be the first to send it.
+    """
 
     sender: str
     sequence: int
     kind: Kind
     prefixes: tuple[bytes, ...] = ()
+    nonce: str = "0"
 
     def __str__(self) -> str:
         packed = b64encode(b"".join(self.prefixes)).decode("ascii")
-        return f"{_VERSION}.{self.sender}.{self.sequence}.{self.kind.value}.{packed}"
+        return f"{_VERSION}.{self.sender}.{self.sequence}.{self.nonce}.{self.kind.value}.{packed}"
 
 
 ONCE: Final = "once"
@@ -48,21 +53,30 @@ def new_sender() -> str:
     return secrets.token_hex(8)
 
 
+def new_nonce() -> str:
+    """For a message that is about to be sent."""
+    return secrets.token_hex(4)
+
+
 def parse(text: str) -> Message | None:
     """The message, or None for what is none of ours."""
-    parts = text.split(".")
-    if len(parts) != 5 or parts[0] != _VERSION or not parts[1].isalnum():
+    parts = text.split(".") if len(text) < _MOST_CHARACTERS and text.isascii() else []
+    if len(parts) != 6 or parts[0] != _VERSION or not (_is_name(parts[1]) and _is_name(parts[3])):
         return None
     try:
-        packed = b64decode(parts[4], validate=True)
-        kind = Kind(parts[3])
+        packed = b64decode(parts[5], validate=True)
+        kind = Kind(parts[4])
         sequence = int(parts[2]) if len(parts[2]) < 19 else 0
     except ValueError:
         return None
     if sequence < 1 or len(packed) % PREFIX_BYTES or len(packed) > PREFIX_BYTES * MOST_PREFIXES:
         return None
     prefixes = [packed[at : at + PREFIX_BYTES] for at in range(0, len(packed), PREFIX_BYTES)]
-    return Message(parts[1], sequence, kind, tuple(prefixes))
+    return Message(parts[1], sequence, kind, tuple(prefixes), parts[3])
+
+
+def _is_name(text: str) -> bool:
+    return text.isalnum() and len(text) <= _LONGEST_NAME
 
 
 def batches(prefixes: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import URL
 
 from ..flows import Call
 from .broadcast import Broadcast, Unfit
-from .waking import Waker
+from .lease import LEASE_SECONDS
+from .waking import Waker, ready
 
 if TYPE_CHECKING:
     import psycopg
@@ -26,6 +28,8 @@ _PATIENCE = {
     "tcp_user_timeout": 4000,
     "application_name": "sessionware-listener",
 }
+_ANSWER_SECONDS: Final = 4.0
+_NOTIFY: Final = b"SELECT pg_notify($1, $2)"
 _ASYNCPG_ONLY = frozenset(
     {
         "prepared_statement_cache_size",
@@ -38,11 +42,16 @@ _ASYNCPG_ONLY = frozenset(
 )
 
 
-def notify_channel(url: URL, listen_url: URL | None, table_name: str) -> Broadcast:
+def notify_channel(
+    url: URL, listen_url: URL | None, table_name: str, seconds: float = LEASE_SECONDS
+) -> Broadcast:
     """The channel of all processes that share a table. No I/O: it connects with its first use."""
     name = "sessionware_" + sha256(table_name.encode()).hexdigest()[:16]
-    transport = NotifyTransport(url, listen_url or url, name)
-    return Broadcast(transport, lambda text: Call("notify", (name, text)))
+    return Broadcast(
+        lambda: NotifyTransport(url, listen_url or url, name),
+        lambda text: Call("notify", (name, text)),
+        seconds,
+    )
 
 
 class NotifyTransport:
@@ -61,28 +70,51 @@ class NotifyTransport:
     def connect(self) -> None:
         self._come.clear()
         self._connection = connection = _connect(self._listen_url)
-        connection.add_notify_handler(lambda heard: self._come.append(heard.payload))
-        connection.execute(f'LISTEN "{self._name}"')
         self._waker.open()
+        self._ask(connection, f'LISTEN "{self._name}"'.encode())
 
     def prove(self, text: str) -> None:
         with _connect(self._url) as another:
-            another.execute("SELECT pg_notify(%s, %s)", (self._name, text))
+            self._ask(another, _NOTIFY, self._name, text)
 
     def say(self, text: str) -> None:
         assert self._connection is not None
-        self._connection.execute("SELECT pg_notify(%s, %s)", (self._name, text))
+        self._ask(self._connection, _NOTIFY, self._name, text)
+
+    def _ask(self, connection: psycopg.Connection[Any], statement: bytes, *values: str) -> None:
+        """Execute it. psycopg itself would wait for ever where nothing at all comes back."""
+        pgconn, until = connection.pgconn, time.monotonic() + _ANSWER_SECONDS
+        parameters: Sequence[bytes] = [value.encode() for value in values]
+        pgconn.send_query_params(statement, parameters)
+        while pgconn.flush():
+            _wait(connection, until, to_write=True)
+            pgconn.consume_input()
+        failed = False
+        while True:
+            while pgconn.is_busy():
+                _wait(connection, until)
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                break
+            failed = failed or bool(result.error_message)
+        if failed:
+            raise ConnectionError("refused")
 
     def hear(self, seconds: float) -> Iterable[str]:
         assert self._connection is not None
+        # Some may have come along with an answer: then there is nothing to wait for.
+        self._drain(self._connection)
         if not self._come:
             self._waker.wait(self._connection, seconds)
-            connection = self._connection.pgconn
-            connection.consume_input()
-            while (heard := connection.notifies()) is not None:
-                self._come.append(heard.extra.decode("utf-8", "replace"))
+            self._connection.pgconn.consume_input()
+            self._drain(self._connection)
         while self._come:
             yield self._come.popleft()
+
+    def _drain(self, connection: psycopg.Connection[Any]) -> None:
+        while (heard := connection.pgconn.notifies()) is not None:
+            self._come.append(heard.extra.decode("utf-8", "replace"))
 
     def wake(self) -> None:
         self._waker.wake()
@@ -93,6 +125,11 @@ class NotifyTransport:
         if connection is not None:
             with suppress(Exception):
                 connection.close()
+
+
+def _wait(connection: psycopg.Connection[Any], until: float, to_write: bool = False) -> None:
+    if not ready(until - time.monotonic(), connection, to_write=to_write):
+        raise TimeoutError
 
 
 def _connect(url: URL) -> psycopg.Connection[Any]:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import anyio
+import anyio.to_thread
+
 from .. import clock
-from ..cache import RowCache
+from ..cache import Entry, RowCache
 from ..codecs import Codec, JSONCodec
 from ..coherence import Channel, channel_for
 from ..encryption import Cipher
@@ -58,6 +61,13 @@ class CachedStore(KeyedStore):
         # Called with the hashes of what this process has changed; None: of any row.
         self.listeners: list[Callable[[tuple[bytes, ...] | None], None]] = []
 
+    def before_fork(self) -> None:
+        """In the parent: what a child must not inherit is closed, and opened at the next use."""
+        self.channel.close()
+        close_idle = getattr(self.store, "before_fork", None)
+        if close_idle is not None:
+            close_idle()
+
     def after_fork(self) -> None:
         """In a child process: nothing of the parent's is used any more."""
         self.cache.after_fork()
@@ -76,15 +86,18 @@ class CachedStore(KeyedStore):
         """Run a flow against the store, waiting in this task."""
         return await self.runner.arun(flow)
 
-    def fresh(self, sid_hash: bytes) -> Row | None:
-        """The cached row, where it may be served without asking the store.
+    def fresh(self, sid_hash: bytes) -> Entry | None:
+        """The cached entry, where it may be served without asking the store.
 
         A row whose time seems to be over is read again: a peer may have touched it.
         """
-        entry = self.cache.get(sid_hash)
+        entry = self.cache.find(sid_hash)
         if entry is None or not self.channel.trusts(sid_hash, entry.mark):
             return None
-        return entry.row if entry.row.expires_at > clock.now() else None
+        if entry.row.expires_at <= clock.now():
+            return None
+        self.cache.hits += 1
+        return entry
 
     # The store protocol. Order on a write: commit, then the cache; an unknown outcome evicts.
 
@@ -320,6 +333,7 @@ class CachedStore(KeyedStore):
         return answer
 
     prepare, aprepare = twins(prepare_flow)
+    look_after, alook_after = twins(look_after_flow)
     load, aload = twins(load_flow)
     reload, areload = twins(reload_flow)
     stamp, astamp = twins(stamp_flow)
@@ -342,12 +356,14 @@ class CachedStore(KeyedStore):
 
     def close(self) -> None:
         """Let what is under way end, then let go of connections, threads and the cache."""
-        self.channel.close()
         self.runner.close()
+        # After what is under way, so that it is still told to others.
+        self.channel.close()
         self.cache.clear()
 
     async def aclose(self) -> None:
         """Let what is under way end, then let go of connections, threads and the cache."""
-        self.channel.close()
         await self.runner.aclose()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.channel.close)
         self.cache.clear()

@@ -13,6 +13,7 @@ from sqlalchemy import URL, Connection, Engine, StaticPool, make_url
 from sqlalchemy.exc import DBAPIError
 
 from ..coherence.slots import new_number
+from ..coherence.stampfile import file_of
 from ..coherence.stamps import Hold, StampFile
 from ..errors import ConfigurationError, Contention, Finding, StoreUnavailable
 from .engines import create_private_file, is_memory, make_engine
@@ -55,11 +56,9 @@ class SQLBase:
         return self._url
 
     def _keep_stamps(self) -> None:
-        path = self._url.database
-        if self._url.get_backend_name() != "sqlite" or is_memory(self._url) or path is None:
-            return
-        if not path.startswith("file:"):
-            self.stamps = StampFile(path)
+        if self._url.get_backend_name() == "sqlite":
+            path = file_of(self._url.database, self._url.query)
+            self.stamps = None if path is None else StampFile(path)
 
     @property
     def purge_batch(self) -> int:
@@ -76,10 +75,8 @@ class SQLBase:
 def hashes_before(method: str, args: tuple[Any, ...]) -> tuple[bytes, ...] | None:
     """The hashes of what a method is about to change; None: of any row."""
     match method:
-        case "remove_all":
+        case "remove_all" | "remove_user":
             return None
-        case "remove_user":
-            return ()
         case _:
             return (args[0].sid_hash,)
 
@@ -130,6 +127,17 @@ class SQLStore(SQLBase):
     def connections(self) -> int:
         """How many operations can be under way at once."""
         return 1 if is_memory(self._url) else self._connections
+
+    def before_fork(self) -> None:
+        """In the parent: close what is idle, and connect again when it is needed.
+
+        SQLite's locks are the process's. A child that inherits an open file takes none for its own
+        connections either, so that the WAL is deleted under it as soon as the parent lets go, and
+        nobody ever sees what it commits (sqlite.org/howtocorrupt.html, 2.6).
+        """
+        own = self._given is None or self._url.get_backend_name() == "sqlite"
+        if self._engine is not None and own and not is_memory(self._url):
+            self._engine.dispose()
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's connections alone and start afresh."""

@@ -118,7 +118,8 @@ class AsyncSQLStore(SQLBase):
         """See that the stamp file is there and the right one, if that is due."""
         if self.stamps is None or not self.stamps.due():
             return
-        empty = self.stamps.missing and await self.aexecute(Scripts.is_empty)
+        wanted = self.stamps.wanted and self.stamps.missing
+        empty = wanted and await self.aexecute(Scripts.is_empty)
         await asyncio.to_thread(self.stamps.look, lambda: empty)
 
     async def astamped(self, ticket: int, method: str, args: tuple[Any, ...]) -> Any:

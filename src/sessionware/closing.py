@@ -1,0 +1,211 @@
+"""From a session at the end of a request to a commit, and to what the response has to carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from . import clock
+from .commits import Committer
+from .cookies import CookieWriter
+from .endings import Decided, Endings
+from .errors import ResponseAlreadyStarted, StoreUnavailable
+from .events import EventSink
+from .flows import Flow, T
+from .lifetimes import DEFAULT_EXPIRY
+from .plans import Nothing, Touch
+from .rows import Lost, RowMaker, Verdict, started
+from .session import Session
+from .states import CookieDue, SessionState, attempting, state_of
+from .tokens import Tokens
+
+
+class Closing(NamedTuple):
+    """What the response has to carry: the cookie's fate, and whether it varies with the cookie.
+
+    ``id``, the secret, and ``max_age`` (seconds; None: until the browser closes) go with a cookie
+    that is to be set; ``lasting`` says that the session was given a lifetime of its own.
+    """
+
+    cookie: CookieDue
+    vary: bool
+    id: str | None = None
+    max_age: int | None = None
+    lasting: bool = False
+
+    def __repr__(self) -> str:
+        return f"Closing({self.cookie.value}, vary={self.vary})"
+
+
+_READ = Closing(CookieDue.NOTHING, vary=True)
+_UNTOUCHED = Closing(CookieDue.NOTHING, vary=False)
+
+
+class Closings:
+    """The part of a manager that closes sessions."""
+
+    tokens: Tokens
+    rows: RowMaker
+    endings: Endings
+    committer: Committer
+    events: EventSink
+    _writer: CookieWriter
+    _renews: bool
+
+    def run(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
+    async def arun(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
+    def ensure_loaded(self, session: Session) -> None:
+        raise NotImplementedError
+
+    def renewal_may_be_due(self, session_id: str) -> bool:
+        raise NotImplementedError
+
+    def close(self, session: Session, *, failed: bool = False) -> list[tuple[str, str]]:
+        """Save what there is to save and give the response's headers. For threads.
+
+        ``failed`` discards changes. Raises as ``Session.save`` does, but ``SessionGone``.
+        """
+        return self._header_list(self.finish(session, failed=failed))
+
+    async def aclose(self, session: Session, *, failed: bool = False) -> list[tuple[str, str]]:
+        """Save what there is to save and give the response's headers; see ``close``."""
+        return self._header_list(await self.afinish(session, failed=failed))
+
+    def finish(self, session: Session, *, failed: bool = False) -> Closing:
+        """Save as the response begins, and say what it has to carry."""
+        decided = self.decide(session, failed=failed)
+        if decided is not None:
+            work = state_of(session).fork()
+            with _sparing_touches(decided), attempting(session):
+                verdict = self.run(self.committer.commit(work, decided.plan, decided.change))
+                _adopt(session, work, decided, verdict)
+        return self.closing(session)
+
+    async def afinish(self, session: Session, *, failed: bool = False) -> Closing:
+        """Save as the response begins, and say what it has to carry."""
+        decided = self.decide(session, failed=failed)
+        if decided is not None:
+            await self.acommit(session, decided)
+        return self.closing(session)
+
+    async def acommit(self, session: Session, decided: Decided) -> None:
+        """Carry out what ``decide`` has decided."""
+        work = state_of(session).fork()
+        with _sparing_touches(decided), attempting(session):
+            flow = self.committer.commit(work, decided.plan, decided.change)
+            _adopt(session, work, decided, await self.arun(flow))
+
+    def decide(self, session: Session, *, failed: bool = False) -> Decided | None:
+        """What is to be committed as the response begins; None for most requests, which only
+        read.
+        """
+        state = state_of(session)
+        simple = not (failed or self._renews or state.pending or state.failure)
+        if simple and self.endings.is_as_loaded(state, session):
+            state.sent = state.loaded
+            return None
+        if state.pending is not None and self.renewal_may_be_due(state.pending):
+            self.ensure_loaded(session)
+        if state.pending is not None or state.failure is not None:
+            return None
+        decided = self.endings.decide(state, session, clock.now(), failed=failed)
+        # What a failed request changed is discarded, and nobody misses it.
+        state.sent = None if failed else self._sent(state, session, decided)
+        if isinstance(decided.plan, Nothing):
+            session.forget_intents()
+            return None
+        return decided
+
+    def _sent(self, state: SessionState, session: Session, decided: Decided) -> object:
+        """A snapshot of what the session held as its response began."""
+        if decided.payload is None and state.loaded is not None:
+            return state.loaded
+        return self.endings.snapshot(session)
+
+    def closing(self, session: Session) -> Closing:
+        """What the response has to carry, now that all is committed."""
+        state = state_of(session)
+        state.started = True
+        cookie = state.cookie
+        if cookie is CookieDue.NOTHING:
+            return _READ if session.accessed else _UNTOUCHED
+        state.cookie = CookieDue.NOTHING
+        if cookie is CookieDue.SET:
+            return self.reissued(session)
+        if cookie is CookieDue.EXPIRE:
+            return Closing(cookie, vary=True)
+        return _READ
+
+    def reissued(self, session: Session) -> Closing:
+        """The cookie of a stored session once more, as long as that lives from now on."""
+        state = state_of(session)
+        if state.id is None or state.row is None or state.header is None:
+            return _READ if session.accessed else _UNTOUCHED
+        max_age = self.rows.lifetimes.cookie_max_age(
+            state.header.expiry,
+            renewed=self.rows.renewed(state.header, state.row),
+            started=started(state.row),
+            now=clock.now(),
+        )
+        lasting = state.header.expiry != DEFAULT_EXPIRY
+        return Closing(CookieDue.SET, True, state.id, max_age, lasting)
+
+    def set_cookie(self, closing: Closing) -> str | None:
+        """The Set-Cookie value that a response needs, by the manager's own settings."""
+        if closing.cookie is CookieDue.EXPIRE:
+            return self._writer.expire()
+        if closing.id is None:
+            return None
+        return self._writer.set(self.tokens.sign(closing.id), closing.max_age)
+
+    def _header_list(self, closing: Closing) -> list[tuple[str, str]]:
+        headers: list[tuple[str, str]] = []
+        set_cookie = self.set_cookie(closing)
+        if closing.vary:
+            headers.append(("Vary", "Cookie"))
+        if set_cookie is not None:
+            headers.append(("Cache-Control", "no-store"))
+            headers.append(("Set-Cookie", set_cookie))
+        return headers
+
+    def check_late_change(self, session: Session) -> None:
+        """At the end of a request: raise ``ResponseAlreadyStarted`` if a change missed the
+        response.
+        """
+        state = state_of(session)
+        if state.sent is None or not session.accessed or state.failure is not None:
+            return
+        asked = session.ended or session.rotation or session.expiry_set
+        if not asked and self.endings.still_holds(state, session):
+            return
+        self.events.emit("late_change", state.handle, "changed after the response had begun")
+        raise ResponseAlreadyStarted(
+            "the session was changed after the response had begun, and the change is lost: change "
+            "it before, or call `await session.asave()` (in a thread: `session.save()`) where the "
+            "cookie is already there"
+        )
+
+
+@contextmanager
+def _sparing_touches(decided: Decided) -> Iterator[None]:
+    """A touch that a failing store loses is no reason to fail the request; the failure is
+    reported.
+    """
+    try:
+        yield
+    except StoreUnavailable:
+        if not isinstance(decided.plan, Touch):
+            raise
+
+
+def _adopt(session: Session, work: SessionState, decided: Decided, verdict: Verdict) -> None:
+    state = state_of(session)
+    state.adopt(work)
+    if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
+        # What was dropped differs from what is stored, and that is no late change.
+        state.sent = None

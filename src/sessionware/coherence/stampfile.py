@@ -1,0 +1,235 @@
+"""The stamp file itself: a header and the slots, mapped into memory, and a lock for writers."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+import secrets
+import stat
+import struct
+import time
+from array import array
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import unquote
+
+from .slots import SLOTS, new_number, slot_of
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+have_locks = fcntl is not None
+_MAGIC: Final = b"SWSTAMP1"
+# Magic, device and inode of the database, the file's own inode (a copy is another file, and its
+# readers and writers may not know of each other), and the wall-clock time from when it counts.
+_HEADER: Final = struct.Struct("<8sQQQd")
+_HEADER_SIZE: Final = 64
+_SIZE: Final = _HEADER_SIZE + 8 * SLOTS
+_GIVEN_UP: Final = b"""No stamps: processes of different users share the database beside this file.
+Have them run as one user, and delete this file.
+"""
+_REMOTE: Final = re.compile(
+    "9p|afs|beegfs|ceph|cifs|coda|drvfs|fuse[.].*|gfs2|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2"
+    "|orangefs|prl_fs|pvfs2|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs"
+)
+
+
+class Unusable(Exception):
+    """Why there are no stamps; the text is for a log. ``was_trusted``: others may still trust what
+    was there before.
+    """
+
+    def __init__(self, reason: str, was_trusted: bool = False) -> None:
+        super().__init__(reason)
+        self.was_trusted = was_trusted
+
+
+class Foreign(Exception):
+    """The file belongs to another database, or is damaged."""
+
+
+class Strange(Exception):
+    """The file is not safe to use; the text says why."""
+
+
+class Mapped:
+    """An open stamp file.
+
+    Raises ``OSError``, ``Foreign``, ``Strange``, or ``Unusable`` where others found it so.
+    """
+
+    def __init__(self, path: str, database: os.stat_result) -> None:
+        flags = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            self._fd = os.open(path, os.O_RDWR | flags)
+        except PermissionError:
+            _check_given_up(path, flags)
+            raise
+        # Closed by __del__ alone: a second time, the number might be another file's.
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise Unusable("something else has the file's name", was_trusted=True)
+        if found.st_size == len(_GIVEN_UP):
+            _check_given_up(path, flags)
+        if found.st_uid not in (os.geteuid(), database.st_uid):
+            raise Strange("it is another user's")
+        if found.st_mode & 0o022:
+            raise Strange("others can write it")
+        if found.st_size != _SIZE:
+            raise Foreign
+        self._map = mmap.mmap(self._fd, _SIZE)
+        self.identity = (found.st_dev, found.st_ino)
+        magic, *self._database, own, self._settled = _HEADER.unpack_from(self._map)
+        self.slots: Any = memoryview(self._map).cast("Q")[_HEADER_SIZE // 8 :]
+        self._opened = time.monotonic()
+        beside = [database.st_dev, database.st_ino]
+        if magic != _MAGIC or self._database != beside or own != found.st_ino:
+            raise Foreign
+
+    def __del__(self) -> None:
+        with suppress(OSError, AttributeError):
+            os.close(self._fd)
+
+    def is_at(self, database: str) -> bool:
+        """Whether this file is still the one beside the database, and that the same."""
+        try:
+            here = os.stat(database + "-stamps", follow_symlinks=False)
+            beside = os.stat(database)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
+            return False
+        return (
+            (here.st_dev, here.st_ino) == self.identity
+            and here.st_size == _SIZE
+            and [beside.st_dev, beside.st_ino] == self._database
+        )
+
+    def wait(self, grace: float) -> float:
+        """Seconds until the file counts, because others may still trust the one before it."""
+        # Whatever becomes of the wall clock, a file that we have open for so long is old enough.
+        longest = self._opened + grace - time.monotonic()
+        return float(min(self._settled - time.time(), longest))
+
+    def lock(self) -> bool:
+        """Keep other processes from writing, if none does."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    # Copying all slots at once may tear a number. What then stands there for a moment is no mark
+    # that anybody has, and none that is kept.
+
+    def turn_odd(self, hashes: tuple[bytes, ...] | None, number: int) -> bytes | None:
+        """Let no row with these hashes (None: none at all) be trusted; what ``give`` needs later,
+        where not all are going to have changed.
+        """
+        if hashes is not None:
+            for slot in map(slot_of, hashes):
+                self.slots[slot] = number
+            return None
+        before = bytes(self.slots)
+        self.slots[:] = array("Q", [number]) * SLOTS
+        return before
+
+    def give(
+        self, hashes: tuple[bytes, ...] | None, number: int, before: bytes | None = None
+    ) -> None:
+        """Give the slots of these hashes (None: all) their new number, the others their old one."""
+        if hashes is None:
+            self.slots[:] = array("Q", [number]) * SLOTS
+        elif before is None:
+            for slot in map(slot_of, hashes):
+                self.slots[slot] = number
+        else:
+            numbers = array("Q", before)
+            for slot in map(slot_of, hashes):
+                numbers[slot] = number
+            self.slots[:] = numbers
+
+
+def make(path: str, database: os.stat_result, settled: float) -> None:
+    """Make the file, whole or not at all; whoever is quicker has made it."""
+    temporary, fd = _open_beside(path, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            own = os.fstat(fd).st_ino
+            header = _HEADER.pack(_MAGIC, database.st_dev, database.st_ino, own, settled)
+            file.write(header.ljust(_HEADER_SIZE, b"\0"))
+            # No mark of an older file is one of this file's numbers.
+            file.write(array("Q", [new_number()]) * SLOTS)
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+
+
+def give_up(path: str) -> None:
+    """Replace the file by one that says that there are no stamps here."""
+    temporary, fd = _open_beside(path, 0o644)
+    try:
+        with open(fd, "wb") as file:
+            # For all to read, whatever the umask says.
+            os.fchmod(fd, 0o644)
+            file.write(_GIVEN_UP)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def _open_beside(path: str, mode: int) -> tuple[str, int]:
+    temporary = f"{path}.{secrets.token_hex(8)}"
+    return temporary, os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+
+def _check_given_up(path: str, flags: int) -> None:
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | flags)
+        with open(fd, "rb") as file:
+            if file.read(len(_GIVEN_UP)) == _GIVEN_UP:
+                raise Unusable("processes of different users share it: see the file")
+
+
+def file_of(database: str | None, query: Mapping[str, Any]) -> str | None:
+    """The path of the SQLite file that a URL names; None for a database in memory."""
+    if not database or database == ":memory:":
+        return None
+    if "uri" not in query or not database.startswith("file:"):
+        return database
+    place, _, options = database.removeprefix("file:").partition("?")
+    if "mode=memory" in options.split("&") or query.get("mode") == "memory":
+        return None
+    if place.startswith("//"):
+        place = "/" + place[2:].partition("/")[2]
+    path = unquote(place.partition("#")[0])
+    return None if path in ("", ":memory:") else path
+
+
+def is_remote(path: str, mounts: str = "/proc/self/mounts") -> bool:
+    """Whether a mapped file there would not be shared by all hosts that see it."""
+    folder, longest, kind = os.path.realpath(os.path.dirname(path)), "", ""
+    with suppress(OSError), open(mounts, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.split(" ")
+            if len(fields) < 3:
+                continue
+            mounted = _unescaped(fields[1])
+            below = folder == mounted or folder.startswith(mounted.rstrip("/") + "/")
+            if below and len(mounted) >= len(longest):
+                longest, kind = mounted, fields[2]
+    return _REMOTE.fullmatch(kind) is not None
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
