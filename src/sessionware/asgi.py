@@ -96,7 +96,11 @@ class SessionMiddleware:
         scope["session"] = session
         scope[MANAGER_KEY] = manager
         exchange = _Exchange(manager, scope, session, send)
-        await exchange.run(self.app, receive)
+        try:
+            await exchange.run(self.app, receive)
+        finally:
+            if scope["type"] == "websocket":
+                manager.unwatch(session)
 
     def _has_session(self, scope: Scope) -> bool:
         """Whether an outer middleware with the same manager has loaded the session already."""

@@ -169,6 +169,8 @@ class CachedStore(KeyedStore):
         try:
             answer = yield Call(method, args)
         except BaseException:
+            # It may have been done.
+            self._heard(hashes)
             self.channel.changed(hashes)
             raise
         if answer is not False:
@@ -292,6 +294,7 @@ class CachedStore(KeyedStore):
         except BaseException:
             # Which of them are gone can't be told.
             self.cache.clear()
+            self._heard(None)
             self.channel.changed(None)
             raise
         for sid_hash in hashes:
@@ -305,6 +308,7 @@ class CachedStore(KeyedStore):
         try:
             deleted: int = yield Call("remove_all")
         except BaseException:
+            self._heard(None)
             self.channel.changed(None)
             raise
         finally:

@@ -266,12 +266,12 @@ class Scripts:
     # Leases are rows among the retired hashes: that works on every database, through any pooler.
 
     def claim(self, connection: Connection, key: bytes, now: int, until: int) -> bool:
-        retired = self.schema.retired
-        claim = update(retired).where(retired.c.sid_hash == key, retired.c.until <= now)
-        if connection.execute(claim.values(until=until)).rowcount:
-            return True
-        if connection.execute(self._retired, {"hash": key}).first() is not None:
-            return False
+        # Whoever waits for a lease asks often: looking takes no lock.
+        held = connection.execute(self._retired, {"hash": key}).scalar()
+        if held is not None:
+            retired = self.schema.retired
+            claim = update(retired).where(retired.c.sid_hash == key, retired.c.until <= now)
+            return held <= now and bool(connection.execute(claim.values(until=until)).rowcount)
         try:
             self._bury(connection, key, until)
         except IntegrityError:
@@ -302,7 +302,9 @@ class Scripts:
         )
         hashes = sorted(connection.execute(statement.limit(limit)).scalars())
         for part in _parts(hashes):
-            connection.execute(delete(self.schema.retired).where(retired.sid_hash.in_(part)))
+            # A lease that has run out may have been taken again meanwhile.
+            removal = delete(self.schema.retired).where(retired.sid_hash.in_(part))
+            connection.execute(removal.where(retired.until <= now))
         return deleted
 
     def _delete_ids(self, connection: Connection, ids: list[int], condition: Any) -> int:
