@@ -24,7 +24,7 @@ from .events import logger
 from .headers import sets_cookie, with_session
 from .manager import SessionManager
 from .session import NoSession, Session
-from .states import SessionState
+from .states import CookieDue, SessionState
 
 if TYPE_CHECKING:
     from starlette.datastructures import Secret
@@ -188,8 +188,9 @@ class _Exchange:
                 raise
         closing = manager.closing(self._session)
         self._started = True
-        set_cookie = manager.set_cookie(closing)
-        if set_cookie is not None:
+        set_cookie = None
+        if closing.cookie is not CookieDue.NOTHING:
+            set_cookie = manager.set_cookie(closing)
             manager.note_scheme(self._scope.get("scheme", "http"))
         if closing.vary:
             headers = message.get("headers", ())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from .codecs import snapshot
@@ -92,16 +91,23 @@ class Endings:
         """
         if session.has_intents:
             return False
+        if state.row is None:
+            return not dict.__len__(session)
         loaded = state.loaded
         return loaded is not None and (not session.accessed or loaded == snapshot(session))
 
     def still_holds(self, state: SessionState, session: Session) -> bool:
         """Whether the session holds what it held when the response began."""
-        if state.sent == state.loaded and not state.rich and not self._rows.codec.custom:
-            # What is equal as JSON is equal, but for a type that nobody changes that late.
-            with suppress(Exception):
-                if to_json(session) == state.payload:
-                    return True
+        if state.sent == state.loaded:
+            if state.row is None:
+                return not dict.__len__(session)
+            if not state.rich and not self._rows.codec.custom:
+                # What is equal as JSON is equal, but for a type that nobody changes that late.
+                try:
+                    if to_json(session) == state.payload:
+                        return True
+                except Exception:
+                    return False
         return self.snapshot(session) == state.sent
 
     def snapshot(self, session: Session) -> object:

@@ -20,10 +20,12 @@ from .slots import SLOTS, new_number, slot_of
 
 try:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
-have_locks = fcntl is not None
+    _locks: Any = fcntl
+except ImportError:  # Windows
+    _locks = None
+
+have_locks: Final = _locks is not None
 _MAGIC: Final = b"SWSTAMP1"
 # Magic, device and inode of the database, the file's own inode (a copy is another file, and its
 # readers and writers may not know of each other), and the wall-clock time from when it counts.
@@ -119,13 +121,13 @@ class Mapped:
     def lock(self) -> bool:
         """Keep other processes from writing, if none does."""
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _locks.flock(self._fd, _locks.LOCK_EX | _locks.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
     def unlock(self) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        _locks.flock(self._fd, _locks.LOCK_UN)
 
     # Copying all slots at once may tear a number. What then stands there for a moment is no mark
     # that anybody has, and none that is kept.
