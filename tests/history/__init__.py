@@ -1,0 +1,1 @@
+"""Random requests from many clients to many workers, and what their answers prove."""
