@@ -1,0 +1,482 @@
+"""Whatever happens to the stamp file: each hit asks the database, or the new file is used; nothing
+stale, and no request fails.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sessionware import SessionManager
+from sessionware.coherence import stampfile
+from sessionware.coherence import stamps as stamps_module
+from sessionware.coherence.stampfile import Mapped, file_of, is_remote
+from sessionware.coherence.stamps import Hold, StampFile
+from tests.byhand import Visitor
+from tests.coherence.helping import change, content, served_unasked, session, until, warm
+from tests.coherence.virtual import hash_of
+
+Make = Callable[..., SessionManager]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no stamps on Windows")
+A, B = hash_of(1), hash_of(2)
+LOOK = 0.2
+GRACE = 1.5 * LOOK
+
+
+@pytest.fixture(autouse=True)
+def shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second is long for so many tests."""
+    monkeypatch.setattr(stamps_module, "LOOK_SECONDS", LOOK)
+    monkeypatch.setattr(stamps_module, "GRACE", GRACE)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """The database that ``sqlite_url`` names."""
+    return tmp_path / "sessions.db"
+
+
+@pytest.fixture
+def stamps(database: Path) -> Path:
+    return Path(f"{database}-stamps")
+
+
+def coherent(here: SessionManager, there: SessionManager, cookie: str, rounds: int = 4) -> None:
+    """Each sees at once what the other writes, for longer than a look takes to come."""
+    number = time.monotonic_ns()
+    until_then = time.monotonic() + GRACE + 0.1
+    while rounds > 0 or time.monotonic() < until_then:
+        rounds -= 1
+        for writer, reader in ((here, there), (there, here)):
+            number += 1
+            content(reader, cookie)
+            change(writer, cookie, n=number)
+            assert content(reader, cookie) == {"n": number}
+            assert content(writer, cookie) == {"n": number}
+        time.sleep(0.02)
+
+
+def test_nobody_else_may_read_or_write_it(
+    make_manager: Make, sqlite_url: str, stamps: Path
+) -> None:
+    session(make_manager(sqlite_url), n=1)
+    assert stat.S_IMODE(stamps.stat().st_mode) == 0o600
+    assert [each.name for each in stamps.parent.glob("*stamps*")] == [stamps.name]
+
+
+def truncate(stamps: Path) -> None:
+    replacement = stamps.with_name("short")
+    replacement.write_bytes(b"SWSTAMP1")
+    replacement.chmod(0o600)
+    os.replace(replacement, stamps)
+
+
+def garble(stamps: Path) -> None:
+    replacement = stamps.with_name("garbage")
+    replacement.write_bytes(os.urandom(stamps.stat().st_size))
+    replacement.chmod(0o600)
+    os.replace(replacement, stamps)
+
+
+def copy(stamps: Path) -> None:
+    replacement = stamps.with_name("copy")
+    shutil.copy2(stamps, replacement)
+    os.replace(replacement, stamps)
+
+
+def link(stamps: Path) -> None:
+    elsewhere = stamps.with_name("elsewhere")
+    os.rename(stamps, elsewhere)
+    os.symlink(elsewhere, stamps)
+
+
+def folder(stamps: Path) -> None:
+    stamps.unlink()
+    stamps.mkdir()
+
+
+def share(stamps: Path) -> None:
+    stamps.chmod(0o666)
+
+
+ACCIDENTS = [Path.unlink, truncate, garble, copy, link, folder, share]
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_an_accident_to_the_file_while_it_is_in_use_makes_nothing_stale(
+    make_manager: Make, sqlite_url: str, stamps: Path, accident: Callable[[Path], Any]
+) -> None:
+    here, there = make_manager(sqlite_url), make_manager(sqlite_url)
+    cookie = session(here, n=1)
+    warm(here, cookie)
+    warm(there, cookie)
+    accident(stamps)
+    coherent(here, there, cookie)
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_a_process_that_starts_after_an_accident_is_heard_by_those_that_run(
+    make_manager: Make, sqlite_url: str, stamps: Path, accident: Callable[[Path], Any]
+) -> None:
+    """It must not write unseen because it takes the file for unusable, while others trust it."""
+    here = make_manager(sqlite_url)
+    cookie = session(here, n=1)
+    warm(here, cookie)
+    accident(stamps)
+    there = make_manager(sqlite_url)
+    for number in range(2, 5):
+        change(there, cookie, n=number)
+        assert content(here, cookie) == {"n": number}
+
+
+def test_a_file_that_is_gone_is_made_again_and_trusted_after_a_while(
+    make_manager: Make, sqlite_url: str, stamps: Path
+) -> None:
+    here = make_manager(sqlite_url)
+    cookie = session(here, n=1)
+    warm(here, cookie)
+    stamps.unlink()
+    until(lambda: content(here, cookie) and stamps.exists())
+    warm(here, cookie)
+
+
+def test_a_row_read_while_others_may_write_by_the_old_file_is_never_trusted(
+    sqlite_url: str, database: Path, stamps: Path
+) -> None:
+    """The interleaving: ``there`` has looked and goes by the old file. The file is deleted.
+    ``here`` makes a new one, takes a mark of it and reads the row. ``there`` commits. Now the new
+    file counts.
+    """
+    database.touch()
+    here, there = StampFile(str(database)), StampFile(str(database))
+    here.wanted = there.wanted = True
+    there.look(lambda: True)
+    stamps.unlink()
+    here.look(lambda: False)
+    mark = here.mark(A)
+    hold = there.try_hold((A,))
+    assert isinstance(hold, Hold)
+    there.let_go(hold, 2)
+    time.sleep(GRACE + 0.05)
+    here.look(lambda: False)
+    assert here.mark(A) is not None
+    assert not here.trusts(A, mark)
+
+
+def test_a_writer_that_waited_long_for_the_lock_moves_the_stamps_of_a_new_file_too(
+    database: Path, stamps: Path
+) -> None:
+    """The interleaving: ``there`` looks, and stands still. The file is deleted, ``here`` makes a
+    new one, which counts by and by, and trusts a row. ``there`` goes on by the old file.
+    """
+    database.touch()
+    here, there = StampFile(str(database)), StampFile(str(database))
+    here.wanted = there.wanted = True
+    there.look(lambda: True)
+    stamps.unlink()
+    here.look(lambda: False)
+    time.sleep(GRACE + 0.05)
+    here.look(lambda: False)
+    mark = here.mark(A)
+    assert here.trusts(A, mark)
+    hold = there.try_hold((A,))
+    assert isinstance(hold, Hold)
+    there.let_go(hold, 2)
+    assert not here.trusts(A, mark)
+
+
+def test_two_event_loops_of_one_process_do_not_hold_the_lock_both(database: Path) -> None:
+    """A file lock belongs to the open file, which they share."""
+    database.touch()
+    one = StampFile(str(database))
+    one.wanted = True
+    one.look(lambda: True)
+    first = one.try_hold((A,))
+    assert isinstance(first, Hold)
+    assert not isinstance(one.try_hold((A,)), Hold)
+    one.let_go(first, 2)
+    second = one.try_hold((A,))
+    assert isinstance(second, Hold)
+    one.let_go(second, 4)
+
+
+def test_a_wall_clock_that_is_set_back_keeps_no_writer_waiting(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.touch()
+    real = time.time
+    one = StampFile(str(database))
+    one.wanted = True
+    one.look(lambda: False)
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    time.sleep(GRACE + 0.05)
+    hold = one.try_hold((A,))
+    assert isinstance(hold, Hold)
+    one.let_go(hold, 2)
+
+
+def test_slots_that_a_whole_write_did_not_change_keep_their_numbers(database: Path) -> None:
+    database.touch()
+    one = StampFile(str(database))
+    one.wanted = True
+    one.look(lambda: True)
+    a, b = one.mark(A), one.mark(B)
+    hold = one.try_hold(None)
+    assert isinstance(hold, Hold)
+    assert one.mark(A) is one.mark(B) is None
+    one.let_go(hold._replace(hashes=(A,)), 2)
+    assert not one.trusts(A, a)
+    assert one.trusts(A, 2)
+    assert one.trusts(B, b)
+
+
+def test_an_unusable_file_is_closed_once_only(
+    database: Path, stamps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second close would hit whatever has got the number meanwhile."""
+    database.touch()
+    stamps.write_bytes(b"x")
+    closed: list[int] = []
+    close = os.close
+
+    def note(number: int) -> None:
+        closed.append(number)
+        close(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", note)
+        with pytest.raises(stampfile.Foreign):
+            Mapped(str(stamps), database.stat())
+    assert len(closed) == len(set(closed)) <= 1
+
+
+@pytest.mark.parametrize("kind", ["the file", "its folder"])
+def test_processes_that_reach_the_database_by_a_link_share_its_stamps(
+    make_manager: Make, tmp_path: Path, kind: str
+) -> None:
+    real, other = tmp_path / "shared", tmp_path / "release"
+    real.mkdir()
+    if kind == "the file":
+        other.mkdir()
+        (other / "s.db").symlink_to(real / "s.db")
+    else:
+        other.symlink_to(real)
+    here = make_manager(f"sqlite:///{real / 's.db'}")
+    cookie = session(here, n=1)
+    there = make_manager(f"sqlite:///{other / 's.db'}")
+    warm(here, cookie)
+    warm(there, cookie)
+    coherent(here, there, cookie, rounds=2)
+
+
+def test_a_relative_path_stays_the_same_when_the_process_changes_its_folder(
+    make_manager: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = make_manager("sqlite:///s.db")
+    cookie = session(here, n=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    there = make_manager(f"sqlite:///{tmp_path / 's.db'}")
+    warm(here, cookie)
+    coherent(here, there, cookie, rounds=2)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_database_replaced_by_a_copy_does_not_share_the_stamps_of_the_old_one(
+    make_manager: Make, sqlite_url: str, database: Path, stamps: Path
+) -> None:
+    old = make_manager(sqlite_url)
+    cookie = session(old, n=1)
+    old.shutdown()
+    shutil.copy2(database, database.with_name("copy"))
+    os.replace(database.with_name("copy"), database)
+    here, there = make_manager(sqlite_url), make_manager(sqlite_url)
+    assert content(here, cookie) == {"n": 1}
+    coherent(here, there, cookie, rounds=2)
+    Mapped(str(stamps), database.stat())
+
+
+def as_nobody(act: Callable[[], Any]) -> Any:
+    """Do it in a child process of another user."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(writes, json.dumps(act()).encode())
+        except BaseException as error:
+            os.write(writes, json.dumps(f"{type(error).__name__}: {error}").encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writes)
+    with open(reads, "rb") as answer:
+        return json.loads(answer.read())
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that everybody can reach and write."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can act as other users")
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_user_who_cannot_write_the_file_replaces_it_by_one_that_nobody_trusts(
+    make_manager: Make, shared_folder: Path
+) -> None:
+    url = f"sqlite:///{shared_folder / 's.db'}"
+    here = make_manager(url)
+    cookie = session(here, n=1)
+    for each in shared_folder.glob("s.db*"):
+        if not each.name.endswith("-stamps"):
+            each.chmod(0o666)
+    warm(here, cookie)
+
+    def write(number: int) -> bool:
+        change(make_manager(url), cookie, n=number)
+        return True
+
+    for number in range(2, 5):
+        assert as_nobody(lambda number=number: write(number)) is True  # type: ignore[misc]
+        assert content(here, cookie) == {"n": number}
+        change(here, cookie, n=-number)
+        assert content(here, cookie) == {"n": -number}
+    assert not served_unasked(here, cookie)
+    assert b"delete this file" in (shared_folder / "s.db-stamps").read_bytes()
+
+
+def test_where_the_file_can_be_neither_written_nor_replaced_reads_go_on_and_writes_are_refused(
+    shared_folder: Path,
+) -> None:
+    database = shared_folder / "s.db"
+    database.touch()
+    database.chmod(0o666)
+    mine = StampFile(str(database))
+    mine.wanted = True
+    mine.look(lambda: True)
+    shared_folder.chmod(0o755)
+
+    def look() -> Any:
+        theirs = StampFile(str(database))
+        theirs.look(lambda: False)
+        time.sleep(GRACE)
+        return [theirs.mark(A), theirs.try_hold((A,))]
+
+    assert "run all processes as one user" in as_nobody(look)
+
+
+def test_in_a_folder_that_takes_no_new_file_each_hit_asks_the_database(shared_folder: Path) -> None:
+    database = shared_folder / "s.db"
+    database.touch()
+    shared_folder.chmod(0o755)
+
+    def look() -> Any:
+        stamps = StampFile(str(database))
+        stamps.wanted = True
+        stamps.look(lambda: True)
+        time.sleep(GRACE)
+        return [stamps.missing, stamps.mark(A), isinstance(stamps.try_hold((A,)), Hold)]
+
+    assert as_nobody(look) == [True, None, True]
+
+
+def test_without_file_locks_each_hit_asks_the_database_and_one_line_says_so(
+    make_manager: Make,
+    sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As on Windows."""
+    monkeypatch.setattr("sessionware.coherence.stamps.have_locks", False)
+    here, there = make_manager(sqlite_url), make_manager(sqlite_url, coherence="validate")
+    with caplog.at_level(logging.WARNING, "sessionware"):
+        cookie = session(here, n=1)
+        coherent(here, there, cookie, rounds=2)
+    assert not served_unasked(here, cookie)
+    assert [record.message.split()[0] for record in caplog.records] == ["SW017"]
+
+
+MOUNTS = """\
+/dev/vda / ext4 rw,relatime 0 0
+server:/export /srv/nfs nfs4 rw 0 0
+tmpfs /srv/nfs/local tmpfs rw 0 0
+user@host: /mnt/with\\040space fuse.sshfs rw 0 0
+share /mnt/\u00e4 virtiofs rw 0 0
+proc /proc proc rw
+bad line
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "remote"),
+    [
+        ("/srv/db/s.db", False),
+        ("/srv/nfs/s.db", True),
+        ("/srv/nfs/deep/er/s.db", True),
+        ("/srv/nfs/local/s.db", False),
+        ("/srv/nfsx/s.db", False),
+        ("/mnt/with space/s.db", True),
+        ("/mnt/\u00e4/s.db", True),
+    ],
+)
+def test_a_network_file_system_is_known_by_the_systems_mounts(
+    tmp_path: Path, path: str, remote: bool
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_bytes(MOUNTS.encode() + b"x /\xff\xfe nfs rw 0 0\n")
+    assert is_remote(path, str(mounts)) is remote
+
+
+def test_without_a_list_of_mounts_a_file_system_counts_as_local(tmp_path: Path) -> None:
+    assert not is_remote("/srv/s.db", str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("database", "query", "path"),
+    [
+        (None, {}, None),
+        ("", {}, None),
+        (":memory:", {}, None),
+        ("s.db", {}, "s.db"),
+        ("file:s.db", {}, "file:s.db"),
+        ("file:s.db", {"uri": "true"}, "s.db"),
+        ("file:/a/s%20b.db", {"uri": "true"}, "/a/s b.db"),
+        ("file:///a/s.db?mode=rw", {"uri": "true"}, "/a/s.db"),
+        ("file://localhost/a/s.db", {"uri": "true"}, "/a/s.db"),
+        ("file:x?mode=memory&cache=shared", {"uri": "true"}, None),
+        ("file:x", {"uri": "true", "mode": "memory"}, None),
+        ("file::memory:", {"uri": "true"}, None),
+    ],
+)
+def test_the_file_is_found_that_a_url_names(
+    database: str | None, query: dict[str, str], path: str | None
+) -> None:
+    assert file_of(database, query) == path
+
+
+def test_a_reader_of_a_database_of_its_own_never_meets_the_stamps_of_another(
+    make_manager: Make, tmp_path: Path
+) -> None:
+    one, two = (make_manager(f"sqlite:///{tmp_path / name}") for name in ("1.db", "2.db"))
+    for manager in (one, two):
+        visitor = Visitor(manager)
+        visitor.visit(lambda each: each.update(n=1))
+        assert visitor.cookie is not None
+        warm(manager, visitor.cookie)
+    assert len(list(tmp_path.glob("*-stamps"))) == 2
