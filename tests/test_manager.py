@@ -379,6 +379,7 @@ class TestStats:
             "cache_misses": 0,
             "cache_entries": 0,
             "cache_bytes": 0,
+            "cache_trusted": True,
             "events": {},
         }
         visitor.visit(storing(a=1))

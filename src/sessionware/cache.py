@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from sys import getsizeof
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
+from .clock import boot_clock
 from .stores.protocol import Retired, Row
 
 # What an entry costs beside its data and texts: the row's tuple and numbers, the key, three dict
@@ -55,7 +55,7 @@ class RowCache:
     """
 
     def __init__(
-        self, *, ttl: float, max_bytes: int, timer: Callable[[], float] = time.monotonic
+        self, *, ttl: float, max_bytes: int, timer: Callable[[], float] = boot_clock
     ) -> None:
         self.ttl = ttl
         self.max_bytes = max_bytes
@@ -149,7 +149,8 @@ class RowCache:
         """Replace an entry by the same version with later times; its own end stays."""
         with self._lock:
             entry = self._entries.get(key)
-            if entry is not None and entry.row.version == row.version:
+            same = entry is not None and (entry.row.id, entry.row.version) == (row.id, row.version)
+            if entry is not None and same:
                 self._entries[key] = entry._replace(row=row)
 
     def begin_touch(self, key: bytes, last_seen: int) -> bool:

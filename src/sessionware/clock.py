@@ -1,10 +1,23 @@
-"""The one place that reads the wall clock."""
+"""The clocks: wall time for what is stored, and one that only goes forward for what waits."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Final
 
 
 def now() -> int:
     """Milliseconds since the epoch, UTC."""
     return int(time.time() * 1000)
+
+
+def _clock() -> Callable[[], float]:
+    """A clock that goes on while the machine is suspended, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    if boottime is None:
+        return time.monotonic
+    return lambda: time.clock_gettime(boottime)
+
+
+boot_clock: Final = _clock()

@@ -177,7 +177,7 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
 
     def stats(self) -> dict[str, Any]:
         """Counters of this process: the cache's hits, misses, entries and bytes, and events by
-        kind.
+        kind; and ``cache_trusted``, whether hits are served unasked at this moment.
         """
         cache = self.store.cache
         return {
@@ -185,6 +185,7 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
             "cache_misses": cache.misses,
             "cache_entries": len(cache),
             "cache_bytes": cache.size,
+            "cache_trusted": self.store.channel.alive,
             "events": self.events.counts(),
         }
 

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from sessionware.coherence.lease import LEASE_SECONDS, Lease, boot_clock
+from sessionware.clock import boot_clock
+from sessionware.coherence.lease import LEASE_SECONDS, Lease
 from tests.coherence.virtual import Seconds, hash_of
 
 A, B = hash_of(1), hash_of(2)

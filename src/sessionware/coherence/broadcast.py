@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from ..events import logger
@@ -26,6 +27,9 @@ GATHER_SECONDS: Final = 0.002
 _PROOF_SECONDS: Final = 2.0
 _LONGEST_PAUSE: Final = 5.0
 _UNFIT_PAUSE: Final = 60.0
+
+
+_BEGINNING_SECONDS: Final = 0.25
 
 
 class Unfit(Exception):
@@ -70,6 +74,14 @@ class _Service:
         self.line = line
         self.stop = threading.Event()
         self.thread: threading.Thread | None = None
+        self.failed = False
+        self._since = time.monotonic()
+
+    def is_beginning(self) -> bool:
+        """Whether the first connection is under way: what is queued will be said in a moment, and
+        otherwise said if that fails.
+        """
+        return not self.failed and time.monotonic() - self._since < _BEGINNING_SECONDS
 
     def end(self, patience: float | None = None) -> None:
         """Let the thread end; without ``patience`` wait for it only if it has something to say."""
@@ -134,7 +146,7 @@ class Broadcast:
         service = self._service or self._start()
         service.line.queue(hashes)
         service.transport.wake()
-        if self._by_store is None or service.line.sound():
+        if self._by_store is None or service.line.sound() or service.is_beginning():
             return None
         return self._by_store(service.line.at_once(hashes))
 
@@ -189,12 +201,14 @@ def _serve(channel: weakref.ref[Broadcast], service: _Service) -> None:
         try:
             transport.connect()
             line.connected()
-            _prove(transport, line)
+            _prove(service)
             line.proven()
             pause = 0.05
             _converse(service)
         except Exception as error:
             line.lost()
+            service.failed = True
+            _say_otherwise(service)
             alive = None if service.stop.is_set() else channel()
             if alive is not None:
                 alive.note(error)
@@ -206,16 +220,27 @@ def _serve(channel: weakref.ref[Broadcast], service: _Service) -> None:
         service.stop.wait(pause * random.uniform(0.7, 1.3))
 
 
-def _prove(transport: Transport, line: Line) -> None:
+def _say_otherwise(service: _Service) -> None:
+    """What still waits to be said, over another connection: nobody may change anything more for
+    the store to say it with.
+    """
+    if service.line.waiting:
+        with suppress(Exception):
+            service.transport.prove(service.line.at_once(()))
+
+
+def _prove(service: _Service) -> None:
     """A pooler may take a subscription and lose it: only what really arrives counts."""
+    transport, line = service.transport, service.line
     probe = Message(ONCE, 1, Kind.BEAT, nonce=new_nonce())
     transport.prove(str(probe))
     deadline = time.monotonic() + _PROOF_SECONDS
     while (left := deadline - time.monotonic()) > 0:
-        for text in transport.hear(left):
+        for text in transport.hear(min(left, _BEGINNING_SECONDS)):
             if text == str(probe):
                 return
             line.hear(text)
+        _say_otherwise(service)
     raise Unfit("messages do not arrive: is there a pooler in between? Set listen_url")
 
 

@@ -9,26 +9,15 @@ are lost, delayed or repeated, and however long this process or the network stoo
 from __future__ import annotations
 
 import random
-import time
 from array import array
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from ..clock import boot_clock
 from .slots import SLOTS, slot_of
 
 LEASE_SECONDS: Final = 10.0
 _EPOCH: Final = 1 << 40
-
-
-def _clock() -> Callable[[], float]:
-    """A clock that goes on while the machine is suspended, where there is one."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    if boottime is None:
-        return time.monotonic
-    return lambda: time.clock_gettime(boottime)
-
-
-boot_clock: Final = _clock()
 
 
 class Lease:

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from .lease import LEASE_SECONDS, Lease, boot_clock
+from ..clock import boot_clock
+from .lease import LEASE_SECONDS, Lease
 from .messages import (
     MOST_PREFIXES,
     ONCE,

@@ -26,8 +26,8 @@ _PATIENCE = {
     "keepalives_interval": 1,
     "keepalives_count": 3,
     "tcp_user_timeout": 4000,
-    "application_name": "sessionware-listener",
 }
+_NAME = {"application_name": "sessionware-listener"}
 _ANSWER_SECONDS: Final = 4.0
 _NOTIFY: Final = b"SELECT pg_notify($1, $2)"
 _ASYNCPG_ONLY = frozenset(
@@ -137,7 +137,7 @@ def _connect(url: URL) -> psycopg.Connection[Any]:
         import psycopg
     except ImportError:
         raise Unfit('it needs psycopg: pip install "sessionware[postgres]"') from None
-    return psycopg.connect(autocommit=True, **{**_PATIENCE, **_arguments(url)})
+    return psycopg.connect(autocommit=True, **{**_PATIENCE, **_arguments(url), **_NAME})
 
 
 def _arguments(url: URL) -> dict[str, Any]:

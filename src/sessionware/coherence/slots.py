@@ -38,6 +38,11 @@ class Channel(Protocol):
         """Whether the store has to look after the channel before the next answer."""
         ...
 
+    @property
+    def alive(self) -> bool:
+        """Whether rows are served unasked at this moment."""
+        ...
+
     def close(self) -> None:
         """Let go of connections and threads; the next use makes them anew."""
         ...
@@ -72,6 +77,10 @@ class Quiet:
         return None
 
     def due(self) -> bool:
+        return False
+
+    @property
+    def alive(self) -> bool:
         return False
 
     def close(self) -> None:

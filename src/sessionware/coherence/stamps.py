@@ -238,6 +238,10 @@ class StampChannel(Quiet):
     def due(self) -> bool:
         return self.stamps.due()
 
+    @property
+    def alive(self) -> bool:
+        return not self.stamps.missing
+
     def ticket(self) -> int | None:
         return new_number()
 

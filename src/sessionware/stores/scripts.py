@@ -146,8 +146,10 @@ class Scripts:
         return int(connection.execute(statement).scalar_one())
 
     def is_empty(self, connection: Connection) -> bool:
-        """Whether there is no row at all."""
-        return connection.execute(select(self.schema.sessions.c.id).limit(1)).first() is None
+        """Whether there has never been a row; asked of SQLite only, which counts them."""
+        statement = "SELECT seq FROM sqlite_sequence WHERE name = ?"
+        found = connection.exec_driver_sql(statement, (self.schema.sessions.name,))
+        return not found.scalar()
 
     # Writing.
 
@@ -248,11 +250,16 @@ class Scripts:
     ) -> list[bytes]:
         """The hashes of what was deleted: a rotation may have come in between."""
         sessions = self.schema.sessions
-        if not connection.dialect.delete_returning:
-            self._delete_ids(connection, [row.id for row in rows], condition)
-            return [row.sid_hash for row in rows]
+        ids = [row.id for row in rows]
         hashes: list[bytes] = []
-        for part in _parts([row.id for row in rows]):
+        if not connection.dialect.delete_returning:
+            with self._transaction(connection):
+                for part in _parts(ids):
+                    chosen = select(sessions.c.sid_hash).where(sessions.c.id.in_(part), condition)
+                    hashes.extend(connection.execute(chosen.with_for_update()).scalars())
+                self._delete_ids(connection, ids, condition)
+            return hashes
+        for part in _parts(ids):
             statement = delete(sessions).where(sessions.c.id.in_(part), condition)
             deleted = connection.execute(statement.returning(sessions.c.sid_hash))
             hashes.extend(deleted.scalars())

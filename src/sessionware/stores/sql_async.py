@@ -164,6 +164,10 @@ class AsyncSQLStore(SQLBase):
         answer = None
         try:
             answer = await self._once(script, False, *args, **kwargs)
+        except asyncio.CancelledError:
+            # It may be done later, by the driver's thread: odd until the next write.
+            ticket = new_number() | 1
+            raise
         finally:
             hold = hold._replace(hashes=hashes_after(script.__name__, args, answer))
             ticket = ticket or new_number()
@@ -225,6 +229,8 @@ class AsyncSQLStore(SQLBase):
         place = self._places.pop(asyncio.get_running_loop(), None)
         if place is not None and self._given is None:
             await place.engine.dispose()
+        if self.stamps is not None:
+            self.stamps.close()
 
 
 class _Place:
