@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_LOWEST ?= .venv-lowest
+VENV_BENCH ?= .venv-bench
 PORT ?= 8000
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
+SOAK_ARGS ?=
+BENCH_ARGS ?=
 
 bin = $(abspath $(VENV))/bin
 lowest = $(abspath $(VENV_LOWEST))/bin
+bench = $(abspath $(VENV_BENCH))/bin
 
-.PHONY: help env demo test lint soak test-lowest clean
+.PHONY: help env demo test lint soak test-lowest bench bench-quick clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +22,8 @@ help:
 	@echo "make lint         ruff, mypy, pyright"
 	@echo "make soak         the long tests under load"
 	@echo "make test-lowest  the tests with the oldest dependencies that pyproject.toml allows"
+	@echo "make bench        compare with others, write docs/performance.* (BENCH_ARGS='--no-server')"
+	@echo "make bench-quick  the same in two minutes, on the terminal only"
 	@echo "make clean        remove the environments and the tools' caches"
 
 demo: $(VENV)/.ready-examples
@@ -37,13 +43,20 @@ lint: $(VENV)/.ready-dev
 	$(bin)/pyright --pythonpath $(bin)/python
 
 soak: $(VENV)/.ready-tests
-	$(bin)/python -m pytest -m soak $(PYTEST_ARGS)
+	$(bin)/python -m pytest -m soak $(SOAK_ARGS)
 
 test-lowest: $(VENV_LOWEST)/.ready-lowest
 	$(lowest)/python -m pytest $(PYTEST_ARGS)
 
+bench: $(VENV_BENCH)/.ready-bench
+	$(bench)/python -m benchmarks --json docs/performance.json --docs $(BENCH_ARGS)
+
+bench-quick: $(VENV_BENCH)/.ready-bench
+	$(bench)/python -m benchmarks --quick --json build/bench-quick.json $(BENCH_ARGS)
+
 clean:
-	rm -rf $(VENV) $(VENV_LOWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) $(VENV_LOWEST) $(VENV_BENCH) build/bench* \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov
 
 # A stamp is written only when the installation is complete, and is old once pyproject.toml changes.
 define install
@@ -65,4 +78,10 @@ $(VENV_LOWEST)/.ready-lowest: pyproject.toml .ci/lowest.py
 	@$(PYTHON) .ci/lowest.py > $(VENV_LOWEST)/constraints.txt
 	@$(lowest)/python -m pip install --quiet --editable '.[tests]' httpx \
 		--constraint $(VENV_LOWEST)/constraints.txt
+	@touch $@
+
+$(VENV_BENCH)/.ready-bench: pyproject.toml benchmarks/requirements.txt
+	$(install)
+	@$(bench)/python -m pip install --quiet --requirement benchmarks/requirements.txt \
+		--editable '.[aiosqlite,django,flask,postgres,redis]'
 	@touch $@

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from . import clock
+from .chance import chance
 from .errors import Contention, DuplicateKey, OutcomeUnknown, StoreUnavailable
 from .events import EventSink
 from .flows import Flow, Pause, T
@@ -188,7 +188,7 @@ class Committer:
             else:
                 self._events.emit("conflict", state.handle)
             if attempt:
-                yield Pause(random.uniform(0.001, 0.01) * attempt)
+                yield Pause(chance.uniform(0.001, 0.01) * attempt)
             current = yield from self._store.reload_flow(loaded.id)
         return (yield from self._write_locked(state, change, loaded, unsure))
 
@@ -280,5 +280,5 @@ def _patiently(flow: Callable[[], Flow[T]]) -> Flow[T]:
         try:
             return (yield from flow())
         except Contention:
-            yield Pause(random.uniform(0.005, 0.02) * attempt)
+            yield Pause(chance.uniform(0.005, 0.02) * attempt)
     return (yield from flow())

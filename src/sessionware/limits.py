@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +9,7 @@ from hashlib import sha256
 from typing import Literal
 
 from . import clock
+from .chance import chance
 from .errors import Contention, SessionLimitReached, StoreUnavailable
 from .events import EventSink
 from .flows import Flow, Pause
@@ -82,7 +82,7 @@ class UserLimit:
             except Contention:
                 if attempt == _TRIES:
                     raise
-                yield Pause(random.uniform(0.002, 0.01) * attempt)
+                yield Pause(chance.uniform(0.002, 0.01) * attempt)
             current = yield from self._store.reload_flow(row.id)
         return False
 
@@ -119,12 +119,12 @@ class UserLimit:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             now = clock.now()
-            lease = Lease(key, now + _HOLD_MS + random.randrange(100))
+            lease = Lease(key, now + _HOLD_MS + chance.randrange(100))
             if (yield from claim(self._store, lease, now)):
                 return lease
             if time.monotonic() >= deadline:
                 raise Contention("other logins of this user are under way")
-            yield Pause(random.uniform(0.002, 0.01))
+            yield Pause(chance.uniform(0.002, 0.01))
 
 
 def _login(row: Row) -> tuple[str | None, int]:

@@ -7,7 +7,6 @@ again and again, and holds neither a thread nor a connection meanwhile.
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import anyio
 
 from . import clock
+from .chance import chance
 from .codecs import Codec
 from .errors import Contention, LockTimeout, OutcomeUnknown, SessionGone, StoreUnavailable
 from .flows import Flow, T
@@ -180,7 +180,7 @@ class SessionLock:
         deadline = time.monotonic() + self._timeout
         longest = 0.004
         while (left := deadline - time.monotonic()) > 0:
-            yield min(random.uniform(0.5, 1.0) * longest, left)
+            yield min(chance.uniform(0.5, 1.0) * longest, left)
             longest = min(longest * 1.5, _LONGEST_PAUSE)
         yield 0.0
         raise LockTimeout(
@@ -190,7 +190,7 @@ class SessionLock:
     def _claim(self, row: Row, attempt: _Attempt) -> Flow[bool]:
         store, now = self._manager.store, clock.now()
         # In the database it lasts a little longer than for the holder, who may just be saving.
-        spare = max(100, self._hold_ms // 10) + random.randrange(100)
+        spare = max(100, self._hold_ms // 10) + chance.randrange(100)
         lease = Lease(_key(row), now + self._hold_ms + spare)
         if not (yield from claim(store, lease, now)):
             return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 import weakref
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from . import clock
+from .chance import chance
 from .errors import StoreUnavailable
 from .events import logger
 from .flows import Flow, T
@@ -131,7 +131,7 @@ class Purger:
         self._task = loop.create_task(self._arun(), name="sessionware-purge")
 
     def _delay(self) -> float:
-        return self._interval * random.uniform(0.5, 1.5)
+        return self._interval * chance.uniform(0.5, 1.5)
 
     def _lease(self) -> float:
         return self._interval / 2

@@ -23,6 +23,7 @@ from sessionware import (
     manager_of,
     session_of,
 )
+from sessionware.coherence import Validate
 from sessionware.coherence.redis import RedisChannel
 from tests.apps import SECRET
 from tests.history import bugs
@@ -144,7 +145,7 @@ async def ping(request: Request) -> Response:
     """Whether the worker is ready, its channel included, which starts with the first use."""
     store = manager_of(request).store
     await store.aload(bytes(32), 0)
-    alive = getattr(store.channel, "alive", True)
+    alive = store.channel.alive or isinstance(store.channel, Validate)
     return PlainTextResponse("ready" if alive else "no channel")
 
 

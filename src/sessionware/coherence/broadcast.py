@@ -7,7 +7,6 @@ return renews the lease; see ``lease``.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import weakref
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, Protocol
 
+from ..chance import chance
 from ..events import logger
 from ..flows import Call
 from .lease import LEASE_SECONDS
@@ -217,7 +217,7 @@ def _serve(channel: weakref.ref[Broadcast], service: _Service) -> None:
         finally:
             line.lost()
             transport.disconnect()
-        service.stop.wait(pause * random.uniform(0.7, 1.3))
+        service.stop.wait(pause * chance.uniform(0.7, 1.3))
 
 
 def _say_otherwise(service: _Service) -> None:
@@ -254,7 +254,7 @@ def _converse(service: _Service) -> None:
             _say_what_waits(service)
         now = time.monotonic()
         if now >= next_beat or line.beat_wanted:
-            next_beat = now + BEAT * line.seconds * random.uniform(0.8, 1.1)
+            next_beat = now + BEAT * line.seconds * chance.uniform(0.8, 1.1)
             transport.say(line.next(Kind.BEAT))
         if line.overdue():
             raise ConnectionError

@@ -8,11 +8,11 @@ are lost, delayed or repeated, and however long this process or the network stoo
 
 from __future__ import annotations
 
-import random
 from array import array
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from ..chance import chance
 from ..clock import boot_clock
 from .slots import SLOTS, slot_of
 
@@ -33,7 +33,7 @@ class Lease:
         self._clock = clock
         self._slots = array("Q", bytes(8 * SLOTS))
         # A mark of an earlier lease, from before a shutdown, means nothing to this one.
-        self._epoch = random.getrandbits(60) * _EPOCH
+        self._epoch = chance.getrandbits(60) * _EPOCH
         self._until = float("-inf")
 
     def trusts(self, sid_hash: bytes, mark: int | None) -> bool:

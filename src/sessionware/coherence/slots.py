@@ -7,9 +7,9 @@ sessions that share a slot can only cost each other a question.
 
 from __future__ import annotations
 
-from random import getrandbits
 from typing import Final, Protocol
 
+from ..chance import chance
 from ..flows import Call
 
 SLOTS: Final = 65_536
@@ -61,7 +61,7 @@ def new_number() -> int:
     """A number that no slot has had: even, and random, because counting up would need a lock that
     outlives its holder.
     """
-    return getrandbits(63) << 1
+    return chance.getrandbits(63) << 1
 
 
 class Quiet:
