@@ -1,6 +1,6 @@
 """Print pip constraints that pin every dependency of the product to its lower bound.
 
-The tools of the `tests`, `lint`, `examples` and `dev` extras are left out: they may be new.
+The tools of the `tests`, `lint`, `examples`, `frameworks` and `dev` extras are left out: they may be new.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 import tomllib
 from pathlib import Path
 
-TOOLS = {"tests", "lint", "examples", "dev"}
+TOOLS = {"tests", "lint", "examples", "frameworks", "dev"}
 LOWER_BOUND = re.compile(r"(?P<name>[\w.-]+)(?:\[[^\]]*\])?>=(?P<version>[\w.]+)$")
 
 project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
