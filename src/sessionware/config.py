@@ -351,10 +351,12 @@ def _session_limit(report: Report, value: object) -> int | None:
 
 
 def _limit_action(report: Report, value: object) -> Literal["end_oldest", "refuse"]:
-    if value == "end_oldest" or value == "refuse":
-        return value
-    fix = 'pass "end_oldest" or "refuse".'
-    report.refuse("SW042", "session_limit_action", f"{show(value)} is no such action.", fix)
+    if value == "refuse":
+        return "refuse"
+    if value != "end_oldest":
+        fix = 'pass "end_oldest" or "refuse".'
+        message = f"{show(value)} is no such action."
+        report.refuse("SW042", "session_limit_action", message, fix)
     return "end_oldest"
 
 

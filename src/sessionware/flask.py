@@ -104,6 +104,9 @@ class FlaskSessions(ConfiguredCookie):
     with everything that is wrong with the keywords; does no I/O.
     """
 
+    # Whether an event loop is there to wait in.
+    _awaits = False
+
     def __init__(
         self,
         app: Flask | None = None,
@@ -122,7 +125,8 @@ class FlaskSessions(ConfiguredCookie):
         else:
             chosen_manager(manager, {}, given)
             given = {name: getattr(manager.settings, name) for name in CONFIG_KEYS}
-        refuse_async_store(manager)
+        if not self._awaits:
+            refuse_async_store(manager)
         super().__init__(given)
         if app is not None:
             self.init_app(app)

@@ -7,11 +7,9 @@ here is what waits, and what WebSockets need.
 from __future__ import annotations
 
 import asyncio
-import secrets
-import threading
 from collections.abc import AsyncIterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final
 
 from quart import has_request_context, has_websocket_context
 from quart import request as current_request
@@ -25,7 +23,6 @@ from .adapting import (
     MANAGER_KEY,
     SESSION_KEY,
     UNAVAILABLE,
-    chosen_manager,
     client_of,
     could_not_load,
     is_excluded,
@@ -35,13 +32,19 @@ from .closing import Closing
 from .errors import ResponseAlreadyStarted, SessionGone, StoreUnavailable
 from .events import logger
 from .flask import FlaskSession, FlaskSessions, NoFlaskSession
-from .flask_config import CONFIG_KEYS, ConfiguredCookie
 from .headers import with_session_wsgi
-from .manager import ManagerOptions, SessionManager
+from .manager import SessionManager
 from .states import CookieDue, state_of
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from quart import Quart
+
+    from .manager import ManagerOptions
+
+if TYPE_CHECKING:
+    pass
 
 _ON_ACCEPT: Final = ("Vary", "Cache-Control", "Set-Cookie")
 
@@ -54,27 +57,17 @@ class QuartSessions(FlaskSessions):
     when the handshake is accepted.
     """
 
-    def __init__(
-        self,
-        app: Quart | None = None,
-        *,
-        manager: SessionManager | None = None,
-        **settings: Unpack[ManagerOptions],
-    ) -> None:
-        self._lock = threading.Lock()
-        self._shared = manager
-        given: Mapping[str, Any] = settings
-        if manager is None:
-            unsaid = {"secret_key": secrets.token_urlsafe(48), "https_only": True}
-            probe: dict[str, Any] = {**unsaid, **given}
-            SessionManager(**probe)
-        else:
-            chosen_manager(manager, {}, given)
-            given = {name: getattr(manager.settings, name) for name in CONFIG_KEYS}
-        # As in `FlaskSessions`, but for the async drivers that it refuses.
-        ConfiguredCookie.__init__(self, given)
-        if app is not None:
-            self.init_app(app)
+    _awaits = True
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            app: Quart | None = None,
+            *,
+            manager: SessionManager | None = None,
+            **settings: Unpack[ManagerOptions],
+        ) -> None: ...
 
     def init_app(self, app: Any) -> None:
         """Give an application its sessions."""
