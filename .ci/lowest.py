@@ -1,6 +1,6 @@
 """Print pip constraints that pin every dependency of the product to its lower bound.
 
-The tools of the `tests`, `lint`, `examples`, `frameworks` and `dev` extras are left out: they may be new.
+The `tests`, `lint`, `examples`, `frameworks` and `dev` extras are left out: tools may be new.
 """
 
 from __future__ import annotations
