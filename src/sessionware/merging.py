@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from marshal import dumps
+from typing import Any, Final
+
+# Of these types, and no subclass, equal is the same.
+_PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,23 @@ def diff(
     written = {
         key
         for key, value in mine.items()
-        if key not in base or key in assigned or fingerprint(base[key]) != fingerprint(value)
+        if key not in base or key in assigned or not _alike(base[key], value, fingerprint)
     }
     return Delta(frozenset(written), frozenset(base.keys() - mine.keys()))
+
+
+def _alike(one: Any, other: Any, fingerprint: Callable[[Any], Any]) -> bool:
+    """Whether both are stored alike. Most are alike at a glance: the same type, the same bytes."""
+    kind = type(one)
+    if kind is type(other) and kind in _PLAIN:
+        return bool(one == other)
+    try:
+        if dumps(one, 2) == dumps(other, 2):
+            return True
+    except ValueError:
+        # marshal doesn't know the type.
+        pass
+    return bool(fingerprint(one) == fingerprint(other))
 
 
 def merge(delta: Delta, mine: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> dict[Any, Any]:
