@@ -13,12 +13,18 @@ from tests.asgi.site import Site, Visitor
 
 
 @pytest.fixture
-def make_manager() -> Iterator[Callable[..., SessionManager]]:
+def usual() -> dict[str, Any]:
+    """The settings of every manager, where the test gives no others."""
+    return {"secret_key": SECRET, "purge_interval": None}
+
+
+@pytest.fixture
+def make_manager(usual: dict[str, Any]) -> Iterator[Callable[..., SessionManager]]:
     """Makes managers of the default store, a SQLite file in the test's own folder."""
     made: list[SessionManager] = []
 
     def make(**settings: Any) -> SessionManager:
-        chosen: dict[str, Any] = {"secret_key": SECRET, "purge_interval": None, **settings}
+        chosen: dict[str, Any] = {**usual, **settings}
         manager = SessionManager(**chosen)
         made.append(manager)
         return manager

@@ -79,6 +79,27 @@ async def from_handler(function: Callable[..., Any], *args: Any) -> Any:
     return await anyio.to_thread.run_sync(function, *args)
 
 
+def _write_and_delete(session: Session) -> None:
+    session["a"] = 1
+    del session["a"]
+
+
+NOTHING_STORED: dict[str, Callable[[Session], object] | None] = {
+    "untouched": None,
+    "read": dict,
+    "clear": Session.clear,
+    "invalidate": Session.invalidate,
+    "rotate": Session.rotate,
+    "set_expiry": lambda session: session.set_expiry(60),
+    "pop": lambda session: session.pop("a", None),
+    "empty update": lambda session: session.update({}),
+    "empty in-place union": lambda session: session.__ior__({}) and None,
+    "written and deleted": _write_and_delete,
+    "mark_modified": Session.mark_modified,
+}
+"""What a handler may do that makes no row."""
+
+
 @contextmanager
 def statements() -> Iterator[list[str]]:
     """The verbs of all that SQLAlchemy executes on our tables meanwhile, without DDL."""

@@ -20,7 +20,17 @@ from sessionware import (
     session_of,
 )
 from tests.apps import COOKIE, SECRET, Browser
-from tests.asgi.site import Act, Site, Visitor, from_handler, in_turn, row, rows, statements
+from tests.asgi.site import (
+    NOTHING_STORED,
+    Act,
+    Site,
+    Visitor,
+    from_handler,
+    in_turn,
+    row,
+    rows,
+    statements,
+)
 from tests.services import AS_STARLETTE_DOES
 
 pytestmark = pytest.mark.anyio
@@ -37,26 +47,6 @@ async def stored(browser: Visitor) -> Visitor:
     """A browser whose session holds ``a`` and ``b``."""
     await browser.visit(lambda session: session.update(a=1, b=[2]))
     return browser
-
-
-def write_and_delete(session: Session) -> None:
-    session["a"] = 1
-    del session["a"]
-
-
-NOTHING_STORED: dict[str, Act | None] = {
-    "untouched": None,
-    "read": dict,
-    "clear": Session.clear,
-    "invalidate": Session.invalidate,
-    "rotate": Session.rotate,
-    "set_expiry": lambda session: session.set_expiry(60),
-    "pop": lambda session: session.pop("a", None),
-    "empty update": lambda session: session.update({}),
-    "empty in-place union": lambda session: session.__ior__({}) and None,
-    "written and deleted": write_and_delete,
-    "mark_modified": Session.mark_modified,
-}
 
 
 @pytest.mark.parametrize("cookie", [None, f"{COOKIE}=junk"], ids=["no cookie", "bad cookie"])

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sessionware import SessionEvent, SessionManager
 from tests.apps import SECRET
+from tests.asgi.conftest import make_manager
 from tests.wsgi.site import WsgiSite, WsgiVisitor
+
+__all__ = ["make_manager"]
 
 
 @pytest.fixture
-def make_manager() -> Iterator[Callable[..., SessionManager]]:
-    """Makes managers of the default store, a SQLite file in the test's own folder."""
-    made: list[SessionManager] = []
-
-    def make(**settings: Any) -> SessionManager:
-        usual = {"secret_key": SECRET, "purge_interval": None, "coherence": "validate"}
-        chosen: dict[str, Any] = {**usual, **settings}
-        manager = SessionManager(**chosen)
-        made.append(manager)
-        return manager
-
-    yield make
-    for manager in made:
-        manager.shutdown()
+def usual() -> dict[str, Any]:
+    """The settings of every manager, where the test gives no others: statements are counted."""
+    return {"secret_key": SECRET, "purge_interval": None, "coherence": "validate"}
 
 
 @pytest.fixture

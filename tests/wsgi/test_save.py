@@ -14,7 +14,7 @@ from sessionware import (
     SessionTooLarge,
 )
 from tests.apps import COOKIE, attributes
-from tests.asgi.site import Act, execute, in_turn, row, rows, statements
+from tests.asgi.site import NOTHING_STORED, Act, execute, in_turn, row, rows, statements
 from tests.byhand import Clock
 from tests.wsgi.site import (
     PLAIN,
@@ -30,24 +30,6 @@ from tests.wsgi.site import (
 def visitor(site: WsgiSite) -> WsgiVisitor:
     """A browser whose session holds ``a`` and ``b``."""
     return stored(site, a=1, b=[2])
-
-
-def write_and_delete(session: Session) -> None:
-    session["a"] = 1
-    del session["a"]
-
-
-NOTHING_STORED: dict[str, Act | None] = {
-    "untouched": None,
-    "read": dict,
-    "clear": Session.clear,
-    "invalidate": Session.invalidate,
-    "rotate": Session.rotate,
-    "set_expiry": lambda session: session.set_expiry(60),
-    "empty update": lambda session: session.update({}),
-    "written and deleted": write_and_delete,
-    "mark_modified": Session.mark_modified,
-}
 
 
 @pytest.mark.parametrize("cookie", [None, f"{COOKIE}=junk"], ids=["no cookie", "bad cookie"])
