@@ -121,7 +121,7 @@ def facts(results: dict[str, Any]) -> tuple[list[str], Rows]:
         if found is not None:
             mode = found.get("coherence", "")
             shown = [
-                mode if found["alive"] else f"{mode}, which was down",
+                mode if found["alive"] or mode == "validate" else f"{mode}, which was down",
                 _yes(found["logout ends a copied cookie"]),
             ]
             shown += [_yes(found["a read sends Set-Cookie"])]
