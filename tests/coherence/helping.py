@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from sessionware import SessionManager
-from sessionware.tokens import hash_id
 from tests.byhand import Visitor, storing
 
 PATIENCE = 10
@@ -66,7 +65,46 @@ def unmoved(manager: SessionManager, cookie: str) -> bool:
     return entry is not None and entry.mark == manager.store.channel.mark(sid_hash) is not None
 
 
+def seconds_until_seen(here: SessionManager, there: SessionManager) -> list[float]:
+    """How long ``there`` did not see each of forty changes and a logout that ``here`` made, while
+    it had the session in its cache. What ``here`` wrote stays in its own.
+    """
+    cookie = session(here, n=0)
+    warm(here, cookie)
+    took: list[float] = []
+    for number in range(1, 41):
+        warm(there, cookie)
+        change(here, cookie, n=number)
+        took.append(until(lambda number=number: content(there, cookie) == {"n": number}))  # type: ignore[misc]
+        assert served_unasked(here, cookie), "its own message evicts nothing"
+    warm(there, cookie)
+    logout(here, cookie)
+    took.append(until(lambda: content(there, cookie) == {}))
+    return took
+
+
+def survive_a_restart(
+    here: SessionManager,
+    there: SessionManager,
+    stop: Callable[[], object],
+    start: Callable[[], object],
+) -> None:
+    """The channel's server goes and comes back: nothing stale meanwhile, and nothing afterwards."""
+    cookie = session(here, n=1)
+    warm(here, cookie)
+    warm(there, cookie)
+    stop()
+    until(lambda: not (here.store.channel.alive or there.store.channel.alive), patience=1)
+    start()
+    change(here, cookie, n=2)
+    assert content(there, cookie) == {"n": 2}
+    warm(there, cookie)
+    warm(here, cookie)
+    change(there, cookie, n=3)
+    until(lambda: content(here, cookie) == {"n": 3}, patience=1)
+
+
 def _hash(manager: SessionManager, cookie: str) -> bytes:
     presented = manager.identify(manager.cookies.values([cookie.encode()]))
-    assert presented.id is not None
-    return hash_id(presented.id)
+    assert presented.sid_hash is not None
+    return presented.sid_hash

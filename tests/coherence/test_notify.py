@@ -33,9 +33,10 @@ from tests.apps import Browser, Managers, app_of
 from tests.coherence.helping import (
     change,
     content,
-    logout,
+    seconds_until_seen,
     served_unasked,
     session,
+    survive_a_restart,
     until,
     warm,
 )
@@ -114,17 +115,7 @@ def terminate_listener(manager: SessionManager, url: str) -> None:
 def test_a_change_and_a_logout_are_seen_by_the_other_within_milliseconds(
     make_manager: Make, postgres_url: str
 ) -> None:
-    here, there = make_manager(postgres_url), make_manager(postgres_url)
-    cookie = session(here, n=0)
-    warm(here, cookie)
-    took: list[float] = []
-    for number in range(1, 41):
-        warm(there, cookie)
-        change(here, cookie, n=number)
-        took.append(until(lambda number=number: content(there, cookie) == {"n": number}))  # type: ignore[misc]
-    warm(there, cookie)
-    logout(here, cookie)
-    took.append(until(lambda: content(there, cookie) == {}))
+    took = seconds_until_seen(make_manager(postgres_url), make_manager(postgres_url))
     assert statistics.median(took) < 0.05
 
 
@@ -505,15 +496,4 @@ def test_after_a_restart_of_the_server_every_row_is_asked_for_and_the_channel_co
     make_manager: Make, own_server: Server
 ) -> None:
     here, there = make_manager(own_server.url), make_manager(own_server.url)
-    cookie = session(here, n=1)
-    warm(here, cookie)
-    warm(there, cookie)
-    own_server.stop()
-    until(lambda: not (channel_of(here).alive or channel_of(there).alive), patience=1)
-    own_server.start()
-    change(here, cookie, n=2)
-    assert content(there, cookie) == {"n": 2}
-    warm(there, cookie)
-    warm(here, cookie)
-    change(there, cookie, n=3)
-    until(lambda: content(here, cookie) == {"n": 3}, patience=1)
+    survive_a_restart(here, there, own_server.stop, own_server.start)

@@ -27,9 +27,9 @@ from tests.apps import SECRET, Browser, Managers, app_of
 from tests.coherence.helping import (
     change,
     content,
-    logout,
-    served_unasked,
+    seconds_until_seen,
     session,
+    survive_a_restart,
     until,
     warm,
 )
@@ -76,18 +76,7 @@ def short(url: str) -> RedisChannel:
 def test_a_change_and_a_logout_are_seen_by_the_other_within_milliseconds(
     make: Make, redis_url: str
 ) -> None:
-    here, there = make(redis_url), make(redis_url)
-    cookie = session(here, n=0)
-    warm(here, cookie)
-    took: list[float] = []
-    for number in range(1, 41):
-        warm(there, cookie)
-        change(here, cookie, n=number)
-        took.append(until(lambda number=number: content(there, cookie) == {"n": number}))  # type: ignore[misc]
-        assert served_unasked(here, cookie), "its own message evicts nothing"
-    warm(there, cookie)
-    logout(here, cookie)
-    took.append(until(lambda: content(there, cookie) == {}))
+    took = seconds_until_seen(make(redis_url), make(redis_url))
     assert statistics.median(took) < 0.05
 
 
@@ -254,18 +243,7 @@ def test_after_a_restart_of_the_server_every_row_is_asked_for_and_the_channel_co
     make: Make, own_server: Server
 ) -> None:
     here, there = make(own_server.url), make(own_server.url)
-    cookie = session(here, n=1)
-    warm(here, cookie)
-    warm(there, cookie)
-    own_server.stop()
-    until(lambda: not (channel_of(here).alive or channel_of(there).alive), patience=1)
-    own_server.start()
-    change(here, cookie, n=2)
-    assert content(there, cookie) == {"n": 2}
-    warm(there, cookie)
-    warm(here, cookie)
-    change(there, cookie, n=3)
-    until(lambda: content(here, cookie) == {"n": 3}, patience=1)
+    survive_a_restart(here, there, own_server.stop, own_server.start)
 
 
 def test_a_server_that_is_gone_for_good_costs_questions_and_one_log_line_a_manager(
