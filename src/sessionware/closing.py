@@ -62,7 +62,7 @@ class Closings:
     def ensure_loaded(self, session: Session) -> None:
         raise NotImplementedError
 
-    def renewal_may_be_due(self, session_id: str) -> bool:
+    def renewal_may_be_due(self, state: SessionState) -> bool:
         raise NotImplementedError
 
     def close(self, session: Session, *, failed: bool = False) -> list[tuple[str, str]]:
@@ -109,7 +109,7 @@ class Closings:
         if simple and self.endings.is_as_loaded(state, session):
             state.sent = state.loaded
             return None
-        if state.pending is not None and self.renewal_may_be_due(state.pending):
+        if state.pending is not None and self.renewal_may_be_due(state):
             self.ensure_loaded(session)
         if state.pending is not None or state.failure is not None:
             return None
@@ -137,9 +137,7 @@ class Closings:
         state.cookie = CookieDue.NOTHING
         if cookie is CookieDue.SET:
             return self.reissued(session)
-        if cookie is CookieDue.EXPIRE:
-            return Closing(cookie, vary=True)
-        return _READ
+        return Closing(cookie, vary=True)
 
     def reissued(self, session: Session) -> Closing:
         """The cookie of a stored session once more, as long as that lives from now on."""

@@ -20,7 +20,7 @@ from .session import Session
 from .states import SessionState, state_of
 from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
-from .tokens import Tokens, hash_id
+from .tokens import Tokens
 
 if TYPE_CHECKING:
     from .manager import SessionManager
@@ -105,7 +105,8 @@ class Loading:
         if entry is None and sid_hash is not None:
             return None
         session = Session()
-        state = SessionState(cast("SessionManager", self), self.empty, presented.id, client)
+        pending = None if entry is None else presented
+        state = SessionState(cast("SessionManager", self), self.empty, pending, client)
         session.attach(state)
         if entry is None:
             self._purger.start()
@@ -123,7 +124,8 @@ class Loading:
         ``ensure_loaded``.
         """
         self._purger.start()
-        session.attach(SessionState(cast("SessionManager", self), self.empty, presented.id, client))
+        pending = None if presented.id is None else presented
+        session.attach(SessionState(cast("SessionManager", self), self.empty, pending, client))
         if presented.id is not None:
             session.hold_back()
         return session
@@ -147,7 +149,7 @@ class Loading:
         """Whether it is loaded, if need be from the cache."""
         if state.pending is None:
             return True
-        entry = self.store.fresh(hash_id(state.pending))
+        entry = self.store.fresh(_pending_hash(state))
         if entry is not None:
             self._fill(session, state, entry.row, entry)
         return entry is not None
@@ -175,7 +177,7 @@ class Loading:
         state = state_of(session)
         if state.pending is None:
             return dict(dict.items(session))
-        row = self.store.cache.peek(hash_id(state.pending))
+        row = self.store.cache.peek(_pending_hash(state))
         if row is None:
             return None
         try:
@@ -188,8 +190,7 @@ class Loading:
         self, state: SessionState
     ) -> tuple[bytes, Callable[[], Flow[Found]], Callable[[], Found]]:
         """What a runner needs to load a row once for all who wait for it."""
-        assert state.pending is not None
-        sid_hash = hash_id(state.pending)
+        sid_hash = _pending_hash(state)
 
         def cached() -> Found:
             entry = self.store.fresh(sid_hash)
@@ -208,7 +209,8 @@ class Loading:
         entry: Entry | None = None,
     ) -> None:
         """Give the session what the store answered, or the cache."""
-        session_id, state.pending = state.pending, None
+        presented, state.pending = state.pending, None
+        session_id = None if presented is None else presented.id
         if entry is not None and entry.snapshot is not None:
             # Somebody has read and checked this very record before.
             row = entry.row
@@ -251,17 +253,24 @@ class Loading:
         state.payload, state.rich = record.payload, record.rich
         return content
 
-    def renewal_may_be_due(self, session_id: str) -> bool:
+    def renewal_may_be_due(self, state: SessionState) -> bool:
         """Whether a request that never looked at its session could have to renew it, by what this
         process last saw of it.
         """
         if not self._renews:
             return False
-        row = self.store.cache.peek(hash_id(session_id))
+        row = self.store.cache.peek(_pending_hash(state))
         try:
             return row is None or self.rows.touch_due(row, read_header(row.data), clock.now())
         except CorruptRecord:
             return False
+
+
+def _pending_hash(state: SessionState) -> bytes:
+    """The store's key of a session that is still to be loaded."""
+    assert state.pending is not None
+    assert state.pending.sid_hash is not None
+    return state.pending.sid_hash
 
 
 def _fields(cookie_header: str | bytes | None) -> list[bytes]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import clock
 from .codecs import snapshot
+from .cookies import Presented
 from .errors import StoreUnavailable
 from .records import HANDLE_BYTES, Header, read_header
 from .rows import Next
@@ -38,7 +39,7 @@ _NOTHING_LOADED = snapshot({})
 class SessionState:
     """One request's session, as loaded and as committed since.
 
-    ``id`` is the secret, ``pending`` that of a session to be loaded at its first access;
+    ``id`` is the secret, ``pending`` what names a session to be loaded at its first access;
     ``payload`` the content as it is in the store. ``savable`` is False for an ID that was rotated
     away: nothing of such a request is kept, and no cookie goes out. ``failure`` says that the store
     could not be asked: whoever needs the session gets it raised. ``loaded`` and ``sent`` are
@@ -64,7 +65,7 @@ class SessionState:
         self,
         manager: SessionManager,
         empty: bytes = b"{}",
-        pending: str | None = None,
+        pending: Presented | None = None,
         client: tuple[str | None, str | None] = (None, None),
     ) -> None:
         self.manager = manager
