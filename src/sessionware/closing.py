@@ -59,6 +59,12 @@ class Closings:
     async def arun(self, flow: Flow[T], /) -> T:
         raise NotImplementedError
 
+    def _commit(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
+    async def _acommit(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
     def ensure_loaded(self, session: Session) -> None:
         raise NotImplementedError
 
@@ -82,7 +88,8 @@ class Closings:
         if decided is not None:
             work = state_of(session).fork()
             with _sparing_touches(decided), attempting(session):
-                verdict = self.run(self.committer.commit(work, decided.plan, decided.change))
+                flow = self.committer.commit(work, decided.plan, decided.change)
+                verdict = self._commit(flow)
                 _adopt(session, work, decided, verdict)
         return self.closing(session)
 
@@ -98,7 +105,7 @@ class Closings:
         work = state_of(session).fork()
         with _sparing_touches(decided), attempting(session):
             flow = self.committer.commit(work, decided.plan, decided.change)
-            _adopt(session, work, decided, await self.arun(flow))
+            _adopt(session, work, decided, await self._acommit(flow))
 
     def decide(self, session: Session, *, failed: bool = False) -> Decided | None:
         """What is to be committed as the response begins; None for most requests, which only

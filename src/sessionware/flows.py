@@ -33,15 +33,28 @@ class Pause(NamedTuple):
 Flow: TypeAlias = Generator[Call | Pause, Any, T]
 
 
-def drive(flow: Flow[T], store: object) -> T:
-    """Run a flow in this thread, with a store of plain methods."""
+def deferred(make: Callable[[], Flow[T]]) -> Flow[T]:
+    """A flow that is made when it begins."""
+    return (yield from make())
+
+
+def drive(
+    flow: Flow[T],
+    store: object,
+    wanted: Call | Pause | None = None,
+    deadline: float = float("inf"),
+) -> T:
+    """Run a flow in this thread, with a store of plain methods; from its beginning, or from what it
+    wanted last. After the deadline (``time.monotonic()``) nothing that failed is tried again.
+    """
     answer: Any = None
     error: Exception | None = None
     while True:
-        try:
-            wanted = flow.send(answer) if error is None else flow.throw(error)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+        if wanted is None:
+            try:
+                wanted = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
         answer, error = None, None
         try:
             if isinstance(wanted, Pause):
@@ -49,22 +62,27 @@ def drive(flow: Flow[T], store: object) -> T:
             else:
                 answer = getattr(store, wanted.method)(*wanted.args)
         except Exception as raised:
+            if time.monotonic() >= deadline:
+                flow.close()
+                raise
             error = raised
+        wanted = None
 
 
-async def adrive(flow: Flow[T], store: object) -> T:
+async def adrive(flow: Flow[T], store: object, wanted: Call | Pause | None = None) -> T:
     """Run a flow in this task, with a store whose coroutine methods are named with an ``a`` in
-    front.
+    front; see ``drive``.
     """
     answer: Any = None
     error: Exception | None = None
     # Closed at once if it is cancelled: what it cleans up can't wait for the garbage collection.
     with closing(flow):
         while True:
-            try:
-                wanted = flow.send(answer) if error is None else flow.throw(error)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
+            if wanted is None:
+                try:
+                    wanted = flow.send(answer) if error is None else flow.throw(error)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
             answer, error = None, None
             try:
                 if isinstance(wanted, Pause):
@@ -73,6 +91,7 @@ async def adrive(flow: Flow[T], store: object) -> T:
                     answer = await getattr(store, "a" + wanted.method)(*wanted.args)
             except Exception as raised:
                 error = raised
+            wanted = None
 
 
 class RunsFlows(Protocol):

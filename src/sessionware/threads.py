@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_Job = tuple["Future[Any]", Callable[[], Any]]
+_Job = tuple["Future[Any] | None", Callable[[], Any]]
 
 
 class _Crew:
@@ -42,6 +42,14 @@ class Threads:
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have a thread run the job; its outcome is the future's."""
         future: Future[T] = Future()
+        self._put(future, job)
+        return future
+
+    def post(self, job: Callable[[], object]) -> None:
+        """Have a thread run the job, which raises nothing."""
+        self._put(None, job)
+
+    def _put(self, future: Future[Any] | None, job: Callable[[], Any]) -> None:
         with self._lock:
             crew = self._crew
             crew.queue.put((future, job))
@@ -51,7 +59,6 @@ class Threads:
                 crew.count += 1
         if wanted:
             threading.Thread(target=self._work, args=(crew,), name=self._name, daemon=True).start()
-        return future
 
     def _work(self, crew: _Crew) -> None:
         while True:
@@ -63,7 +70,9 @@ class Threads:
             future, job = taken
             # Names of the last job would keep its data alive until the next one.
             del taken
-            if future.set_running_or_notify_cancel():
+            if future is None:
+                job()
+            elif future.set_running_or_notify_cancel():
                 try:
                     result = job()
                 except BaseException as error:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace as replaced
 from typing import Any
 
-from sqlalchemy import Connection
-
 from sessionware.cache import RowCache
 from sessionware.codecs import JSONCodec
 from sessionware.coherence.broadcast import Broadcast
@@ -19,7 +17,8 @@ from sessionware.flows import Call, Flow
 from sessionware.rows import Change, Next, RowMaker, Verdict
 from sessionware.stores.cached import CachedStore
 from sessionware.stores.protocol import Found, Row
-from sessionware.stores.scripts import Scripts
+from sessionware.stores.statements import Script
+from sessionware.stores.steps import Steps
 
 Patch = Callable[[Any, str, Any], None]
 """``setattr``, or what undoes itself after a test."""
@@ -30,15 +29,17 @@ CRASH_FILE = "crash-now"
 def upsert_save(put: Patch) -> None:
     """A save inserts the row again where it has been deleted, as most session libraries do."""
 
-    def replace(self: Scripts, connection: Connection, old: Row, new: Row, now: int) -> bool:
-        if self._write(connection, self._replace, old, new, now):
+    right = Steps.replace
+
+    def replace(self: Steps, old: Row, new: Row, now: int) -> Script[bool]:
+        if (yield from right(self, old, new, now)):
             return True
-        if self.reload(connection, old.id) is None:
-            self.insert(connection, new)
+        if (yield from self.reload(old.id)) is None:
+            yield from self.insert(new)
             return True
         return False
 
-    put(Scripts, "replace", replace)
+    put(Steps, "replace", replace)
 
 
 def no_invalidation(put: Patch) -> None:
@@ -49,13 +50,15 @@ def no_invalidation(put: Patch) -> None:
 def no_version_check(put: Patch) -> None:
     """The last writer of a row wins."""
 
-    def replace(self: Scripts, connection: Connection, old: Row, new: Row, now: int) -> bool:
-        current = self.reload(connection, old.id)
+    right = Steps.replace
+
+    def replace(self: Steps, old: Row, new: Row, now: int) -> Script[bool]:
+        current = yield from self.reload(old.id)
         if current is None or current.epoch != old.epoch:
             return False
-        return self._write(connection, self._replace, current, new, now)
+        return (yield from right(self, current, new, now))
 
-    put(Scripts, "replace", replace)
+    put(Steps, "replace", replace)
 
 
 def no_epoch_check(put: Patch) -> None:
@@ -72,10 +75,10 @@ def no_epoch_check(put: Patch) -> None:
 
 def stale_fill(put: Patch) -> None:
     """What was read before a change is cached after it, as if it were current."""
-    load = Scripts.load
+    load = Steps.load
 
-    def slow(self: Scripts, connection: Connection, sid_hash: bytes, now: int) -> Found:
-        found = load(self, connection, sid_hash, now)
+    def slow(self: Steps, sid_hash: bytes, now: int) -> Script[Found]:
+        found = yield from load(self, sid_hash, now)
         time.sleep(0.004)
         return found
 
@@ -97,7 +100,7 @@ def stale_fill(put: Patch) -> None:
         return found
 
     original: Callable[..., Any] = CachedStore.load_flow
-    put(Scripts, "load", slow)
+    put(Steps, "load", slow)
     put(RowCache, "fill", fill)
     put(CachedStore, "load_flow", load_flow)
 
@@ -118,13 +121,11 @@ def shared_objects(put: Patch) -> None:
 def old_id_lives(put: Patch) -> None:
     """A rotation makes a second row, and leaves the first."""
 
-    def rotate(
-        self: Scripts, connection: Connection, old: Row, new: Row, now: int, retired_until: int
-    ) -> bool:
-        self.insert(connection, new)
+    def rotate(self: Steps, old: Row, new: Row, now: int, retired_until: int) -> Script[bool]:
+        yield from self.insert(new)
         return True
 
-    put(Scripts, "rotate", rotate)
+    put(Steps, "rotate", rotate)
 
 
 def careless_count(put: Patch) -> None:
@@ -167,13 +168,13 @@ def _die_if_wanted() -> None:
 
 def crash_before_stamping(put: Patch) -> None:
     """No bug: the process dies between its commit and the stamps."""
-    let_go = StampFile.let_go
+    let_go = StampFile.let_go_each
 
-    def dying(self: StampFile, hold: Hold, ticket: int) -> None:
+    def dying(self: StampFile, hold: Hold, changed: Any) -> None:
         _die_if_wanted()
-        let_go(self, hold, ticket)
+        let_go(self, hold, changed)
 
-    put(StampFile, "let_go", dying)
+    put(StampFile, "let_go_each", dying)
 
 
 def crash_before_telling(put: Patch) -> None:

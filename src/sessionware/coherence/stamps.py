@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -209,8 +209,15 @@ class StampFile:
 
     def let_go(self, hold: Hold, ticket: int) -> None:
         """Give the slots their new number, and the lock back."""
+        self.let_go_each(hold, [(hold.hashes, ticket)])
+
+    def let_go_each(
+        self, hold: Hold, changed: Sequence[tuple[tuple[bytes, ...] | None, int]]
+    ) -> None:
+        """As ``let_go``, where changes have numbers of their own."""
         if hold.mapped is not None and hold.holding is not None:
-            hold.mapped.give(hold.hashes, ticket, hold.before)
+            for hashes, number in changed:
+                hold.mapped.give(hashes, number, hold.before)
             hold.mapped.unlock()
             hold.holding.release()
         if hold.took_long:
@@ -219,7 +226,8 @@ class StampFile:
         mapped = self._mapped
         if mapped is not None and mapped is not hold.mapped:
             # Read before this commit, and trusted through a file that we did not know.
-            mapped.give(hold.hashes, new_number())
+            for hashes, _ in changed:
+                mapped.give(hashes, new_number())
 
 
 class StampChannel(Quiet):

@@ -86,6 +86,14 @@ class CachedStore(KeyedStore):
         """Run a flow against the store, waiting in this task."""
         return await self.runner.arun(flow)
 
+    def commit(self, flow: Flow[T], /) -> T:
+        """As ``run``, for a flow that begins with a write: it may share a commit with others."""
+        return self.runner.commit(flow)
+
+    async def acommit(self, flow: Flow[T], /) -> T:
+        """As ``arun``, for a flow that begins with a write: it may share a commit with others."""
+        return await self.runner.acommit(flow)
+
     def fresh(self, sid_hash: bytes) -> Entry | None:
         """The cached entry, where it may be served without asking the store.
 

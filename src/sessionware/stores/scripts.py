@@ -1,135 +1,37 @@
-"""Each store operation as SQL on a connection; the same for threads and for ``AsyncEngine``.
+"""The operations that no request waits for often, as SQL on a SQLAlchemy connection.
 
-Connections come in AUTOCOMMIT: a single statement needs no BEGIN and COMMIT round trips. What takes
-more than one statement runs in ``_transaction``.
+The same for threads and for ``AsyncEngine``, which lends its connections to plain code. They come
+in AUTOCOMMIT: a single statement needs no BEGIN and COMMIT round trips. What takes more than one
+runs in a transaction of ``Through``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Integer,
-    and_,
-    bindparam,
-    case,
-    delete,
-    func,
-    insert,
-    literal_column,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
-from sqlalchemy.sql import Executable
 
-from ..errors import ConfigurationError, DuplicateKey, Finding
-from .protocol import PURGE_LEASE, RETIRED, Decision, Found, Row, Stamp
-from .schema import Schema
+from ..errors import ConfigurationError, Finding
+from .executing import Through, run_script
+from .protocol import PURGE_LEASE, Row
+from .steps import Steps, as_row
 
 _MOST_PARAMETERS = 500
 
 
 class Scripts:
-    """The statements, built once, and the operations made of them."""
+    """Each is called with a connection."""
 
-    def __init__(self, schema: Schema) -> None:
-        self.schema = schema
-        sessions = schema.sessions.c
-        retired = schema.retired.c
-        self._row = select(*(sessions[name] for name in Row._fields))
-        self._load = self._row.where(sessions.sid_hash == bindparam("hash"))
-        self._retired = select(retired.until).where(retired.sid_hash == bindparam("hash"))
-        self._reload = self._row.where(sessions.id == bindparam("row_id"))
-        self._lock = self._reload.with_for_update()
-        self._stamp = select(*(sessions[name] for name in Stamp._fields)).where(
-            sessions.sid_hash == bindparam("hash")
-        )
-        self._insert = insert(schema.sessions)
-        guarded = and_(
-            sessions.id == bindparam("row_id"),
-            sessions.version == bindparam("old_version"),
-            sessions.epoch == bindparam("old_epoch"),
-            sessions.expires_at > bindparam("now"),
-        )
-        times: tuple[str, ...] = ("last_seen", "expires_at")
-        content: tuple[str, ...] = (
-            "version",
-            "epoch",
-            "user_id",
-            "data",
-            "authenticated_at",
-            "ip",
-            "user_agent",
-        )
-        content = (*content, *times)
-        self._replace = self._variants(guarded, content)
-        self._rotate = self._variants(guarded, ("sid_hash", *content))
-        self._overwrite = self._variants(sessions.id == bindparam("row_id"), ("sid_hash", *content))
-        self._touch = self._variants(
-            and_(
-                sessions.id == bindparam("row_id"),
-                sessions.sid_hash == bindparam("old_hash"),
-                sessions.version == bindparam("old_version"),
-                sessions.last_seen < bindparam("seen"),
-                sessions.expires_at > bindparam("now"),
-            ),
-            times,
-        )
-        self._retire = insert(schema.retired)
-
-    def _variants(self, where: Any, columns: tuple[str, ...]) -> tuple[_Update, _Update]:
-        """Without and with ``purge_after``: SQLite rewrites an index for a column that is only
-        named.
-        """
-
-        def variant(names: tuple[str, ...]) -> _Update:
-            values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
-            if "version" in values:
-                values.update(self._later_times())
-            statement = update(self.schema.sessions).where(where).values(values)
-            return _Update(statement, tuple(statement.compile().params))
-
-        return variant(columns), variant((*columns, "purge_after"))
-
-    def _later_times(self) -> dict[str, Any]:
-        """A touch that came between moved no version, and is not undone by a save.
-
-        Only a save that shortens the lifetime has its way with ``expires_at``.
-        """
-        sessions = self.schema.sessions.c
-        seen = bindparam("new_last_seen", type_=BigInteger)
-        ends = bindparam("new_expires_at", type_=BigInteger)
-        grows = and_(
-            bindparam("grows", type_=Integer) == literal_column("1"), sessions.expires_at > ends
-        )
-        return {
-            "last_seen": case((sessions.last_seen > seen, sessions.last_seen), else_=seen),
-            "expires_at": case((grows, sessions.expires_at), else_=ends),
-        }
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self.schema = steps.schema
+        self._row = select(*(self.schema.sessions.c[name] for name in Row._fields))
+        self._until = select(self.schema.retired.c.until)
 
     # Reading.
-
-    def load(self, connection: Connection, sid_hash: bytes, now: int) -> Found:
-        found = connection.execute(self._load, {"hash": sid_hash}).first()
-        if found is not None:
-            return _as_row(found)
-        until = connection.execute(self._retired, {"hash": sid_hash}).scalar()
-        return RETIRED if until is not None and until > now else None
-
-    def reload(self, connection: Connection, row_id: int) -> Row | None:
-        found = connection.execute(self._reload, {"row_id": row_id}).first()
-        return None if found is None else _as_row(found)
-
-    def stamp(self, connection: Connection, sid_hash: bytes) -> Stamp | None:
-        found = connection.execute(self._stamp, {"hash": sid_hash}).first()
-        return None if found is None else Stamp._make(found)
 
     def user_rows(self, connection: Connection, user_id: str, now: int) -> list[Row]:
         sessions = self.schema.sessions.c
@@ -138,7 +40,7 @@ class Scripts:
             statement.order_by(sessions.last_seen.desc(), sessions.id.desc())
         )
         # A collation that pads or folds may find more than was asked for.
-        return [row for row in map(_as_row, found) if row.user_id == user_id]
+        return [row for row in map(as_row, found) if row.user_id == user_id]
 
     def count(self, connection: Connection, now: int) -> int:
         sessions = self.schema.sessions.c
@@ -150,82 +52,6 @@ class Scripts:
         statement = "SELECT seq FROM sqlite_sequence WHERE name = ?"
         found = connection.exec_driver_sql(statement, (self.schema.sessions.name,))
         return not found.scalar()
-
-    # Writing.
-
-    def insert(self, connection: Connection, row: Row) -> int:
-        values = row._asdict()
-        del values["id"]
-        return self._insert_unique(connection, values)
-
-    def _insert_unique(self, connection: Connection, values: dict[str, Any]) -> int:
-        try:
-            result = connection.execute(self._insert, values)
-        except IntegrityError:
-            pass
-        else:
-            key = result.inserted_primary_key
-            return int(key[0]) if key is not None else 0
-        raise DuplicateKey("a session with this key exists")
-
-    def replace(self, connection: Connection, old: Row, new: Row, now: int) -> bool:
-        return self._write(connection, self._replace, old, new, now)
-
-    def rotate(
-        self, connection: Connection, old: Row, new: Row, now: int, retired_until: int
-    ) -> bool:
-        duplicate = False
-        with self._transaction(connection) as end:
-            try:
-                if not self._write(connection, self._rotate, old, new, now):
-                    end.rollback = True
-                    return False
-                self._bury(connection, old.sid_hash, retired_until)
-            except IntegrityError:
-                duplicate = end.rollback = True
-        if duplicate:
-            raise DuplicateKey("a session with this key exists")
-        return True
-
-    def alter(
-        self,
-        connection: Connection,
-        row: Row,
-        decide: Decision,
-        now: int,
-        retired_until: int,
-    ) -> Any:
-        with self._transaction(connection):
-            found = connection.execute(self._lock, {"row_id": row.id}).first()
-            old = None if found is None else _as_row(found)
-            new, result = decide(old)
-            if old is None or new is None:
-                return result
-            if new == "delete":
-                self.remove(connection, row)
-                return result
-            self._write(connection, self._overwrite, old, new, now)
-            if new.sid_hash != old.sid_hash:
-                self._bury(connection, old.sid_hash, retired_until)
-            return result
-
-    def touch(self, connection: Connection, old: Row, new: Row, now: int) -> bool:
-        return self._write(connection, self._touch, old, new, now)
-
-    def remove(
-        self,
-        connection: Connection,
-        row: Row,
-        version: int | None = None,
-        epoch: int | None = None,
-    ) -> bool:
-        sessions = self.schema.sessions.c
-        statement = delete(self.schema.sessions).where(sessions.id == bindparam("row_id"))
-        if version is not None:
-            statement = statement.where(sessions.version == version)
-        if epoch is not None:
-            statement = statement.where(sessions.epoch == epoch)
-        return bool(connection.execute(statement, {"row_id": row.id}).rowcount)
 
     def remove_user(
         self, connection: Connection, user_id: str, keep: int | None = None
@@ -253,7 +79,7 @@ class Scripts:
         ids = [row.id for row in rows]
         hashes: list[bytes] = []
         if not connection.dialect.delete_returning:
-            with self._transaction(connection):
+            with Through(connection).transaction():
                 for part in _parts(ids):
                     chosen = select(sessions.c.sid_hash).where(sessions.c.id.in_(part), condition)
                     hashes.extend(connection.execute(chosen.with_for_update()).scalars())
@@ -274,13 +100,13 @@ class Scripts:
 
     def claim(self, connection: Connection, key: bytes, now: int, until: int) -> bool:
         # Whoever waits for a lease asks often: looking takes no lock.
-        held = connection.execute(self._retired, {"hash": key}).scalar()
+        retired = self.schema.retired
+        held = connection.execute(self._until.where(retired.c.sid_hash == key)).scalar()
         if held is not None:
-            retired = self.schema.retired
             claim = update(retired).where(retired.c.sid_hash == key, retired.c.until <= now)
             return held <= now and bool(connection.execute(claim.values(until=until)).rowcount)
         try:
-            self._bury(connection, key, until)
+            run_script(self._steps.bury(key, until), Through(connection))
         except IntegrityError:
             return False
         return True
@@ -322,68 +148,13 @@ class Scripts:
             deleted += connection.execute(statement).rowcount
         return deleted
 
-    # Shared pieces.
-
-    def _bury(self, connection: Connection, sid_hash: bytes, until: int) -> None:
-        connection.execute(self._retire, {"sid_hash": sid_hash, "until": until})
-
-    def _write(
-        self,
-        connection: Connection,
-        variants: tuple[_Update, _Update],
-        old: Row,
-        new: Row,
-        now: int,
-    ) -> bool:
-        parameters: dict[str, Any] = {f"new_{name}": value for name, value in new._asdict().items()}
-        parameters.update(
-            row_id=old.id,
-            old_hash=old.sid_hash,
-            old_version=old.version,
-            old_epoch=old.epoch,
-            seen=new.last_seen,
-            grows=int(new.expires_at >= old.expires_at),
-            now=now,
-        )
-        chosen = variants[new.purge_after != old.purge_after]
-        values = {name: parameters[name] for name in chosen.parameters}
-        return bool(connection.execute(chosen.statement, values).rowcount)
-
-    @contextmanager
-    def _transaction(self, connection: Connection) -> Iterator[_End]:
-        end = _End()
-        if connection.dialect.name == "sqlite":
-            # An application's engine may begin one by itself, as SQLAlchemy's documentation has it.
-            if not connection.in_transaction():
-                connection.begin()
-            if getattr(connection.connection.driver_connection, "in_transaction", False):
-                connection.exec_driver_sql("ROLLBACK")
-            # A deferred transaction can fail on its first write (SQLITE_BUSY_SNAPSHOT).
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield end
-                connection.exec_driver_sql("ROLLBACK" if end.rollback else "COMMIT")
-            except BaseException:
-                # SQLite may have rolled back by itself.
-                with suppress(DBAPIError):
-                    connection.exec_driver_sql("ROLLBACK")
-                raise
-            return
-        if connection.in_transaction():
-            connection.rollback()
-        connection.execution_options(isolation_level="READ COMMITTED")
-        with connection.begin() as transaction:
-            yield end
-            if end.rollback:
-                transaction.rollback()
-
     def create(self, connection: Connection) -> None:
         """Create what is missing; several processes may do so at once."""
         for table in (self.schema.sessions, self.schema.retired):
             if connection.dialect.has_table(connection, table.name, table.schema):
                 continue
             try:
-                with self._transaction(connection):
+                with Through(connection).transaction():
                     connection.execute(CreateTable(table, if_not_exists=True))
                     for index in sorted(table.indexes, key=lambda index: str(index.name)):
                         connection.execute(CreateIndex(index))
@@ -432,25 +203,6 @@ class Scripts:
                         )
                     ]
                 )
-
-
-class _Update(NamedTuple):
-    """An UPDATE and the names of the parameters it takes."""
-
-    statement: Executable
-    parameters: tuple[str, ...]
-
-
-class _End:
-    """How a transaction shall end."""
-
-    rollback = False
-
-
-def _as_row(found: Any) -> Row:
-    """SQLite keeps whatever was put into a column: what is not bytes is no record of ours."""
-    row = Row._make(found)
-    return row if type(row.data) is bytes else row._replace(data=b"")
 
 
 def _parts(items: list[Any]) -> Iterator[list[Any]]:

@@ -5,94 +5,35 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from functools import partial
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, StaticPool, make_url
+from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError
 
+from ..batches import ALONE
 from ..coherence.slots import new_number
-from ..coherence.stampfile import file_of
 from ..coherence.stamps import Hold, StampFile
-from ..errors import ConfigurationError, Contention, Finding, StoreUnavailable
+from ..errors import StoreUnavailable
+from ..flows import Call
+from .base import Operable, SQLBase, held_by_others, refuse_one_connection
+from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
+from .executing import Executor, Through, goes_straight, run_script
 from .faults import broken, connection_is_stale, table_is_missing, translate
-from .schema import Schema
-from .scripts import Scripts
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Script = Callable[Concatenate[Scripts, Connection, P], T]
-
-READS = frozenset({"load", "reload", "stamp", "user_rows", "count", "is_empty"})
-# What moves the stamps of the rows it changes. A touch changes nothing that a cache must know.
-MOVES = frozenset({"replace", "rotate", "alter", "remove", "remove_user", "remove_all"})
+from .grouping import MOVES, Operation, after_failure, moved, operation_of
+from .lending import Lender
+from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
+from .statements import T
 
 
-class SQLBase:
-    """What both stores know of their database."""
+def _blocking(name: str) -> Callable[..., Any]:
+    def method(self: SQLStore, /, *args: Any, **kwargs: Any) -> Any:
+        return self.execute(name, *args, **kwargs)
 
-    _url: URL
-
-    def __init__(
-        self,
-        *,
-        table_name: str = "sessions",
-        create_table: bool = True,
-        timeout: float = 2.0,
-        connections: int = 8,
-    ) -> None:
-        self.scripts = Scripts(Schema(table_name))
-        self.timeout = timeout
-        self.table_name = table_name
-        self._create_table = create_table
-        self._connections = connections
-        self.stamps: StampFile | None = None
-
-    @property
-    def url(self) -> URL:
-        """Which database it is."""
-        return self._url
-
-    def _keep_stamps(self) -> None:
-        if self._url.get_backend_name() == "sqlite":
-            path = file_of(self._url.database, self._url.query)
-            self.stamps = None if path is None else StampFile(path)
-
-    @property
-    def purge_batch(self) -> int:
-        """How many rows a purge deletes at a time: on SQLite the others wait meanwhile."""
-        return 5000 if self._url.get_backend_name() == "postgresql" else 1000
-
-    def make_tables(self, connection: Connection) -> None:
-        if self._create_table:
-            self.scripts.create(connection)
-        else:
-            self.scripts.check(connection)
-
-
-def hashes_before(method: str, args: tuple[Any, ...]) -> tuple[bytes, ...] | None:
-    """The hashes of what a method is about to change; None: of any row."""
-    match method:
-        case "remove_all" | "remove_user":
-            return None
-        case _:
-            return (args[0].sid_hash,)
-
-
-def hashes_after(method: str, args: tuple[Any, ...], answer: Any) -> tuple[bytes, ...] | None:
-    """The hashes of what a method has changed; without an answer of what it may have changed."""
-    if method == "remove_user":
-        return None if answer is None else tuple(answer)
-    return hashes_before(method, args)
-
-
-def _blocking(script: Script[P, T]) -> Callable[Concatenate[SQLStore, P], T]:
-    def method(self: SQLStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = self.execute(script, *args, **kwargs)  # type: ignore[arg-type]
-        return result
-
+    method.__name__ = name
     return method
 
 
@@ -109,11 +50,11 @@ class SQLStore(SQLBase):
         super().__init__(**options)
         refuse_one_connection(database)
         self._given = database if isinstance(database, Engine) else None
-        self._url = database.url if isinstance(database, Engine) else make_url(database)
         self._engine: Engine | None = None
+        self._lender: Lender | None = None
         self._prepared = False
         self._disposal: weakref.finalize[..., SQLStore] | None = None
-        self._keep_stamps()
+        self._take_url(database.url if isinstance(database, Engine) else make_url(database))
         self._forget()
 
     def _forget(self) -> None:
@@ -128,6 +69,13 @@ class SQLStore(SQLBase):
         """How many operations can be under way at once."""
         return 1 if is_memory(self._url) else self._connections
 
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether a thread of the application's may call it itself: no network that falls silent
+        is in between, and waiting for a lock has an end.
+        """
+        return self._url.get_backend_name() == "sqlite"
+
     def before_fork(self) -> None:
         """In the parent: close what is idle, and connect again when it is needed.
 
@@ -137,16 +85,24 @@ class SQLStore(SQLBase):
         """
         own = self._given is None or self._url.get_backend_name() == "sqlite"
         if self._engine is not None and own and not is_memory(self._url):
+            self._dispose()
+
+    def _dispose(self) -> None:
+        if self._lender is not None:
+            self._lender.close()
+        if self._engine is not None:
             self._engine.dispose()
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's connections alone and start afresh."""
+        if self._lender is not None:
+            self._lender.forget()
         if self._engine is not None:
             self._engine.dispose(close=False)
         if self._disposal is not None:
             self._disposal.detach()
         if self._given is None:
-            self._engine = None
+            self._engine = self._lender = None
         if self.stamps is not None:
             self.stamps.after_fork()
         self._prepared = False
@@ -162,11 +118,13 @@ class SQLStore(SQLBase):
                     self._engine = self._given.execution_options(isolation_level="AUTOCOMMIT")
                 else:
                     create_private_file(self._url)
-                    self._engine = make_engine(
+                    engine = make_engine(
                         self._url, timeout=self.timeout, connections=self._connections
                     )
+                    self._lender = lender = Lender(engine, self.connections, self.timeout)
                     # A store that is dropped without close() leaves no connection open.
-                    self._disposal = weakref.finalize(self, self._engine.dispose)
+                    self._disposal = weakref.finalize(self, _let_go, lender, engine)
+                    self._engine = engine
             return self._engine
 
     @property
@@ -175,8 +133,8 @@ class SQLStore(SQLBase):
 
     def renew(self) -> None:
         """Let go of the connections of an engine of our own: they may hang for good."""
-        if self._engine is not None and self._given is None:
-            self._engine.dispose()
+        if self._given is None:
+            self._dispose()
 
     def prepare(self) -> None:
         """Create or check the tables, once a process."""
@@ -191,29 +149,49 @@ class SQLStore(SQLBase):
     def look_after_stamps(self) -> None:
         """See that the stamp file is there and the right one, if that is due."""
         if self.stamps is not None and self.stamps.due():
-            self.stamps.look(lambda: self.execute(Scripts.is_empty))
+            self.stamps.look(lambda: self.execute("is_empty"))
 
     def stamped(self, ticket: int, method: str, args: tuple[Any, ...]) -> Any:
         """Call a method that changes rows, and give their slots this number."""
-        return self.execute(getattr(Scripts, method), *args, ticket=ticket)
+        return self.execute(method, *args, ticket=ticket)
 
-    def execute(self, script: Any, *args: Any, ticket: int | None = None, **kwargs: Any) -> Any:
-        """Run one script on a connection; raises only errors of ``sessionware.errors``."""
-        method = getattr(script, "__name__", "")
+    def execute(
+        self, method: Operable, *args: Any, ticket: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Run one operation on a connection; raises only errors of ``sessionware.errors``."""
         reading = method in READS
         try:
             with self._memory, nullcontext() if reading else self._writing():
                 if method in MOVES and self.stamps is not None:
-                    return self._moving(self.stamps, script, args, kwargs, ticket)
-                return self._once(script, reading, *args, **kwargs)
+                    return self._moving(self.stamps, method, args, kwargs, ticket)
+                return self._once(method, reading, *args, **kwargs)
         except Exception as error:
-            if table_is_missing(error):
-                # Dropped under us: the next use makes it again, or says what to do.
-                self._prepared = False
-            failure = translate(error, self._broken)
+            failure = self._translated(error)
         # Raised outside the handler: the driver's error, which may hold data, is no context of
         # ours.
         raise failure
+
+    def group(self, calls: Sequence[Call]) -> list[Any]:
+        """Carry out calls that share a commit: the answer to each, which may be an exception, or
+        ``ALONE`` if it has to be called by itself.
+        """
+        operations = [operation_of(call) for call in calls]
+        begun: list[bool] = []
+        try:
+            with self._memory, self._writing():
+                if self._bulk is not None:
+                    return self._in_bulk(self._bulk, operations)
+                together = partial(self._together, operations, lambda: begun.append(True))
+                return self._moving_all(operations, together)
+        except Exception as error:
+            failure = self._translated(error)
+        return after_failure(failure, bool(begun), len(operations))
+
+    def _translated(self, error: Exception) -> Exception:
+        if table_is_missing(error):
+            # Dropped under us: the next use makes it again, or says what to do.
+            self._prepared = False
+        return translate(error, self._broken)
 
     def _writing(self) -> Any:
         return _Held(self._writer, self.timeout) if self._writer is not None else nullcontext()
@@ -221,42 +199,121 @@ class SQLStore(SQLBase):
     def _moving(
         self,
         stamps: StampFile,
-        script: Any,
+        method: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         ticket: int | None,
     ) -> Any:
-        """Move the stamps of what a script changes: odd, commit, a new number."""
-        self.look_after_stamps()
-        deadline = time.monotonic() + self.timeout
-        while not isinstance(hold := stamps.try_hold(hashes_before(script.__name__, args)), Hold):
-            if time.monotonic() + hold > deadline:
-                raise held_by_others()
-            time.sleep(hold)
+        """Move the stamps of what an operation changes: odd, commit, a new number."""
+        hold = self._hold(stamps, hashes_before(method, args))
         answer = None
         try:
-            answer = self._once(script, False, *args, **kwargs)
+            answer = self._once(method, False, *args, **kwargs)
         finally:
-            changed = hashes_after(script.__name__, args, answer)
+            changed = hashes_after(method, args, answer)
             stamps.let_go(hold._replace(hashes=changed), ticket or new_number())
         return answer
 
-    def _once(self, script: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
+    def _moving_all(
+        self, operations: Sequence[Operation], together: Callable[[], list[Any]]
+    ) -> list[Any]:
+        changed = moved(operations)
+        if self.stamps is None or not changed:
+            return together()
+        hold = self._hold(self.stamps, tuple(each for hashes, _ in changed for each in hashes))
         try:
-            return self._connected(script, *args, **kwargs)
+            return together()
+        finally:
+            self.stamps.let_go_each(hold, changed)
+
+    def _hold(self, stamps: StampFile, hashes: tuple[bytes, ...] | None) -> Hold:
+        self.look_after_stamps()
+        deadline = time.monotonic() + self.timeout
+        while not isinstance(hold := stamps.try_hold(hashes), Hold):
+            if time.monotonic() + hold > deadline:
+                raise held_by_others()
+            time.sleep(hold)
+        return hold
+
+    def _together(self, operations: Sequence[Operation], begun: Callable[[], None]) -> list[Any]:
+        return self._with_executor(
+            lambda executor: run_together(self.steps, operations, executor, begun)
+        )
+
+    def _in_bulk(self, bulk: Bulk, operations: Sequence[Operation]) -> list[Any]:
+        answers: list[Any] = [ALONE] * len(operations)
+        for places in in_bulk(operations):
+            chosen = [operations[place] for place in places]
+            try:
+                found = self._with_executor(partial(self._one_statement, bulk, chosen))
+            except Exception as error:
+                found = after_failure(self._translated(error), True, len(places))
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+        return answers
+
+    def _one_statement(
+        self, bulk: Bulk, operations: Sequence[Operation], executor: Executor
+    ) -> list[Any]:
+        return run_script(bulk.together(operations), executor)
+
+    def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
+        def work(executor: Executor) -> Any:
+            return run_method(self.steps, method, args, kwargs, executor)
+
+        if method not in STEPS:
+            call = partial(self._through, method, args, kwargs)
+        else:
+            call = partial(self._with_executor, work)
+        if not reading:
+            return call()
+        try:
+            return call()
         except DBAPIError as error:
-            if not (reading and error.connection_invalidated):
+            if not error.connection_invalidated:
                 raise
         except self._broken:
-            if not reading:
-                raise
-        # The pool held connections of a server that has gone; it has let go of them all now.
-        return self._connected(script, *args, **kwargs)
+            pass
+        # We held connections of a server that has gone, and have let go of them all now.
+        return call()
 
-    def _connected(self, script: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._ready_engine().connect() as connection:
+    def _with_executor(self, work: Callable[[Executor], T]) -> T:
+        engine, lender = self._ready_engine(), self._lender
+        if lender is None or not goes_straight(engine):
+            return self._connected(lambda connection: work(Through(connection)))
+        lent = lender.take()
+        try:
+            result = work(lent)
+        except DBAPIError as error:
+            if error.connection_invalidated or connection_is_stale(error):
+                lender.drop(lent)
+                self._dispose()
+            else:
+                lender.give_back(lent)
+            raise
+        except self._broken:
+            lender.drop(lent)
+            raise
+        except Exception:
+            lender.give_back(lent)
+            raise
+        except BaseException:
+            lender.drop(lent)
+            raise
+        lender.give_back(lent)
+        return result
+
+    def _through(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._connected(
+            lambda connection: self.on_connection(method, args, kwargs, connection)
+        )
+
+    def _connected(self, work: Callable[[Connection], T]) -> T:
+        engine = self._ready_engine()
+        connect = engine.connect if self._lender is None else self._lender.pooled
+        with connect() as connection:
             try:
-                result = script(self.scripts, connection, *args, **kwargs)
+                result = work(connection)
                 if self._given is not None:
                     # Its listeners may begin a transaction in spite of AUTOCOMMIT.
                     connection.commit()
@@ -269,57 +326,39 @@ class SQLStore(SQLBase):
                 connection.invalidate()
                 raise
 
-    load = _blocking(Scripts.load)
-    reload = _blocking(Scripts.reload)
-    stamp = _blocking(Scripts.stamp)
-    insert = _blocking(Scripts.insert)
-    replace = _blocking(Scripts.replace)
-    rotate = _blocking(Scripts.rotate)
-    alter = _blocking(Scripts.alter)
-    touch = _blocking(Scripts.touch)
-    remove = _blocking(Scripts.remove)
-    user_rows = _blocking(Scripts.user_rows)
-    remove_user = _blocking(Scripts.remove_user)
-    remove_all = _blocking(Scripts.remove_all)
-    count = _blocking(Scripts.count)
-    claim = _blocking(Scripts.claim)
-    release = _blocking(Scripts.release)
-    notify = _blocking(Scripts.notify)
-    purge = _blocking(Scripts.purge)
+    load = _blocking("load")
+    reload = _blocking("reload")
+    stamp = _blocking("stamp")
+    insert = _blocking("insert")
+    replace = _blocking("replace")
+    rotate = _blocking("rotate")
+    alter = _blocking("alter")
+    touch = _blocking("touch")
+    remove = _blocking("remove")
+    user_rows = _blocking("user_rows")
+    remove_user = _blocking("remove_user")
+    remove_all = _blocking("remove_all")
+    count = _blocking("count")
+    claim = _blocking("claim")
+    release = _blocking("release")
+    notify = _blocking("notify")
+    purge = _blocking("purge")
 
     def close(self) -> None:
         """Close the connections of an engine of our own; the application's engine stays open."""
         with self._setup:
             if self._disposal is not None:
                 self._disposal()
-                self._engine = self._disposal = None
+                self._engine = self._lender = self._disposal = None
             # A memory database is empty after this.
             self._prepared = self._prepared and not is_memory(self._url)
         if self.stamps is not None:
             self.stamps.close()
 
 
-def refuse_one_connection(database: Any) -> None:
-    """An application's engine on a ``StaticPool``: our commits would be those of its
-    transactions.
-    """
-    if isinstance(getattr(database, "pool", None), StaticPool):
-        raise ConfigurationError(
-            [
-                Finding(
-                    "SW022",
-                    "store",
-                    "this engine has one connection for everybody: our commits would commit the "
-                    "application's transactions.",
-                    "give a URL, or an engine whose pool has several connections.",
-                )
-            ]
-        )
-
-
-def held_by_others() -> Contention:
-    """Another process has been writing all the time."""
-    return Contention("the database is locked")
+def _let_go(lender: Lender, engine: Engine) -> None:
+    lender.close()
+    engine.dispose()
 
 
 class _Held:

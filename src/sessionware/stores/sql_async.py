@@ -5,42 +5,38 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import nullcontext
-from typing import Any, Concatenate
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Connection, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ..batches import ALONE
 from ..coherence.slots import new_number
 from ..coherence.stamps import Hold, StampFile
 from ..errors import ConfigurationError, Finding, StoreUnavailable
+from ..flows import Call
+from .base import Operable, SQLBase, held_by_others, refuse_one_connection
+from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
+from .executing import Through, goes_straight, run_script
 from .faults import broken, connection_is_stale, table_is_missing, translate
-from .scripts import Scripts
-from .sql import (
-    MOVES,
-    READS,
-    P,
-    Script,
-    SQLBase,
-    T,
-    hashes_after,
-    hashes_before,
-    held_by_others,
-    refuse_one_connection,
-)
+from .grouping import MOVES, Operation, after_failure, moved, operation_of
+from .native import DRIVERS, AiosqliteNative, AsyncpgNative, connect
+from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
+from .statements import T
 
 
-def _awaited(
-    script: Script[P, T],
-) -> Callable[Concatenate[AsyncSQLStore, P], Coroutine[Any, Any, T]]:
-    async def method(self: AsyncSQLStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self.aexecute(script, *args, **kwargs)  # type: ignore[arg-type]
-        return result
+def _awaited(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def method(self: AsyncSQLStore, /, *args: Any, **kwargs: Any) -> Any:
+        return await self.aexecute(name, *args, **kwargs)
 
+    method.__name__ = "a" + name
     return method
 
 
@@ -55,15 +51,15 @@ class AsyncSQLStore(SQLBase):
         super().__init__(**options)
         refuse_one_connection(database)
         self._given = database if isinstance(database, AsyncEngine) else None
-        self._url = database.url if isinstance(database, AsyncEngine) else make_url(database)
         self._prepared = False
-        self._keep_stamps()
+        self._take_url(database.url if isinstance(database, AsyncEngine) else make_url(database))
         self.after_fork()
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's connections alone and start afresh."""
         for place in list(getattr(self, "_places", {}).values()):
             place.engine.sync_engine.dispose(close=False)
+            _parents.append(place)
         if self.stamps is not None:
             self.stamps.after_fork()
         self._lock = threading.Lock()
@@ -86,7 +82,9 @@ class AsyncSQLStore(SQLBase):
                     self._places.pop(other).engine.sync_engine.dispose(close=False)
             if self._given is not None and len(self._places):
                 raise ConfigurationError([_one_loop()])
-            place = self._places[loop] = _Place(self._new_engine(), self._prepared)
+            place = self._places[loop] = _Place(
+                self._new_engine(), self._prepared, self._connections
+            )
             return place
 
     def _new_engine(self) -> AsyncEngine:
@@ -119,81 +117,203 @@ class AsyncSQLStore(SQLBase):
         if self.stamps is None or not self.stamps.due():
             return
         wanted = self.stamps.wanted and self.stamps.missing
-        empty = wanted and await self.aexecute(Scripts.is_empty)
+        empty = wanted and await self.aexecute("is_empty")
         await asyncio.to_thread(self.stamps.look, lambda: empty)
 
     async def astamped(self, ticket: int, method: str, args: tuple[Any, ...]) -> Any:
         """Call a method that changes rows, and give their slots this number."""
-        return await self.aexecute(getattr(Scripts, method), *args, ticket=ticket)
+        return await self.aexecute(method, *args, ticket=ticket)
 
     async def aexecute(
-        self, script: Any, *args: Any, ticket: int | None = None, **kwargs: Any
+        self, method: Operable, *args: Any, ticket: int | None = None, **kwargs: Any
     ) -> Any:
-        """Run one script on a connection; raises only errors of ``sessionware.errors``."""
-        method = getattr(script, "__name__", "")
+        """Run one operation on a connection; raises only errors of ``sessionware.errors``."""
         reading = method in READS
         try:
             place = self._place()
-            alone = self._url.get_backend_name() == "sqlite" and not reading
-            async with _Held(place.writing, self.timeout) if alone else nullcontext():
+            async with nullcontext() if reading else self._writing(place):
                 if method in MOVES and self.stamps is not None:
-                    return await self._moving(self.stamps, script, args, kwargs, ticket)
-                return await self._once(script, reading, *args, **kwargs)
+                    return await self._moving(self.stamps, method, args, kwargs, ticket)
+                return await self._once(method, reading, *args, **kwargs)
         except Exception as error:
-            if table_is_missing(error):
-                # Dropped under us: the next use makes it again, or says what to do.
-                self._place().prepared = self._prepared = False
-            failure = translate(error, self._broken)
+            failure = self._translated(error)
         raise failure
+
+    async def agroup(self, calls: Sequence[Call]) -> list[Any]:
+        """See ``SQLStore.group``."""
+        operations = [operation_of(call) for call in calls]
+        begun: list[bool] = []
+        try:
+            place = self._place()
+            async with self._writing(place):
+                if self._bulk is not None:
+                    return await self._in_bulk(self._bulk, operations)
+                return await self._moving_all(operations, lambda: begun.append(True))
+        except Exception as error:
+            failure = self._translated(error)
+        return after_failure(failure, bool(begun), len(operations))
+
+    def _translated(self, error: Exception) -> Exception:
+        if table_is_missing(error):
+            # Dropped under us: the next use makes it again, or says what to do.
+            self._place().prepared = self._prepared = False
+        return translate(error, self._broken)
+
+    def _writing(self, place: _Place) -> Any:
+        alone = self._url.get_backend_name() == "sqlite"
+        return _Held(place.writing, self.timeout) if alone else nullcontext()
 
     async def _moving(
         self,
         stamps: StampFile,
-        script: Any,
+        method: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         ticket: int | None,
     ) -> Any:
-        """Move the stamps of what a script changes: odd, commit, a new number."""
-        await self.alook_after_stamps()
-        deadline = time.monotonic() + self.timeout
-        while not isinstance(hold := stamps.try_hold(hashes_before(script.__name__, args)), Hold):
-            if time.monotonic() + hold > deadline:
-                raise held_by_others()
-            await asyncio.sleep(hold)
+        """Move the stamps of what an operation changes: odd, commit, a new number."""
+        hold = await self._hold(stamps, hashes_before(method, args))
         answer = None
         try:
-            answer = await self._once(script, False, *args, **kwargs)
+            answer = await self._once(method, False, *args, **kwargs)
         except asyncio.CancelledError:
             # It may be done later, by the driver's thread: odd until the next write.
             ticket = new_number() | 1
             raise
         finally:
-            hold = hold._replace(hashes=hashes_after(script.__name__, args, answer))
-            ticket = ticket or new_number()
-            if hold.took_long:
-                await asyncio.to_thread(stamps.let_go, hold, ticket)
-            else:
-                stamps.let_go(hold, ticket)
+            hold = hold._replace(hashes=hashes_after(method, args, answer))
+            await _let_go(partial(stamps.let_go, hold, ticket or new_number()), hold)
         return answer
 
-    async def _once(self, script: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
+    async def _moving_all(
+        self, operations: Sequence[Operation], begun: Callable[[], None]
+    ) -> list[Any]:
+        changed = moved(operations)
+        if self.stamps is None or not changed:
+            return await self._together(operations, begun)
+        hashes = tuple(each for several, _ in changed for each in several)
+        hold = await self._hold(self.stamps, hashes)
         try:
-            return await self._connected(script, *args, **kwargs)
+            return await self._together(operations, begun)
+        except asyncio.CancelledError:
+            changed = [(several, number | 1) for several, number in changed]
+            raise
+        finally:
+            await _let_go(partial(self.stamps.let_go_each, hold, changed), hold)
+
+    async def _hold(self, stamps: StampFile, hashes: tuple[bytes, ...] | None) -> Hold:
+        await self.alook_after_stamps()
+        deadline = time.monotonic() + self.timeout
+        while not isinstance(hold := stamps.try_hold(hashes), Hold):
+            if time.monotonic() + hold > deadline:
+                raise held_by_others()
+            await asyncio.sleep(hold)
+        return hold
+
+    async def _together(
+        self, operations: Sequence[Operation], begun: Callable[[], None]
+    ) -> list[Any]:
+        async def straight(lent: AsyncpgNative | AiosqliteNative) -> list[Any]:
+            assert isinstance(lent, AiosqliteNative)
+            return await lent.run_together(self.steps, operations, begun)
+
+        return await self._lent(
+            straight, lambda plain: run_together(self.steps, operations, Through(plain), begun)
+        )
+
+    async def _in_bulk(self, bulk: Bulk, operations: Sequence[Operation]) -> list[Any]:
+        answers: list[Any] = [ALONE] * len(operations)
+        for places in in_bulk(operations):
+            chosen = [operations[place] for place in places]
+            try:
+                found = await self._one_statement(bulk, chosen)
+            except Exception as error:
+                found = after_failure(self._translated(error), True, len(places))
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+        return answers
+
+    async def _one_statement(self, bulk: Bulk, operations: Sequence[Operation]) -> list[Any]:
+        async def straight(lent: AsyncpgNative | AiosqliteNative) -> list[Any]:
+            assert isinstance(lent, AsyncpgNative)
+            return await lent.run_script(bulk.together(operations))
+
+        return await self._lent(
+            straight, lambda plain: run_script(bulk.together(operations), Through(plain))
+        )
+
+    async def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
+        async def straight(lent: AsyncpgNative | AiosqliteNative) -> Any:
+            return await lent.run_method(self.steps, method, args, kwargs)
+
+        def through(plain: Connection) -> Any:
+            if method in STEPS:
+                return run_method(self.steps, method, args, kwargs, Through(plain))
+            return self.on_connection(method, args, kwargs, plain)
+
+        async def call() -> Any:
+            if method in STEPS:
+                return await self._lent(straight, through)
+            return await self._connected(through)
+
+        if not reading:
+            return await call()
+        try:
+            return await call()
         except DBAPIError as error:
-            if not (reading and error.connection_invalidated):
+            if not error.connection_invalidated:
                 raise
         except self._broken:
-            if not reading:
-                raise
-        return await self._connected(script, *args, **kwargs)
+            pass
+        # We held connections of a server that has gone, and have let go of them all now.
+        return await call()
 
-    async def _connected(self, script: Any, *args: Any, **kwargs: Any) -> Any:
-        async with self._place().engine.connect() as connection:
+    async def _lent(
+        self,
+        straight: Callable[[AsyncpgNative | AiosqliteNative], Coroutine[Any, Any, T]],
+        through: Callable[[Connection], T],
+    ) -> T:
+        """Work with a connection that is at hand, where nobody wants SQLAlchemy in between."""
+        place = self._place()
+        if self._given is not None:
+            return await self._connected(through)
+        async with _Held(place.free, self.timeout, "no free connection in the pool"):
+            lent = await place.take()
+            if lent is None:
+                return await self._connected_to(place, through)
             try:
-                result = await connection.run_sync(
-                    lambda plain: script(self.scripts, plain, *args, **kwargs)
-                )
+                result = await straight(lent)
+            except DBAPIError as error:
+                if error.connection_invalidated or connection_is_stale(error):
+                    lent.drop()
+                    await place.let_go()
+                else:
+                    place.idle.append(lent)
+                raise
+            except self._broken:
+                lent.drop()
+                raise
+            except Exception:
+                place.idle.append(lent)
+                raise
+            except BaseException:
+                lent.drop()
+                raise
+            place.idle.append(lent)
+            return result
+
+    async def _connected(self, work: Callable[[Connection], T]) -> T:
+        place = self._place()
+        if self._given is not None:
+            return await self._connected_to(place, work)
+        async with _Held(place.free, self.timeout, "no free connection in the pool"):
+            await place.spare()
+            return await self._connected_to(place, work)
+
+    async def _connected_to(self, place: _Place, work: Callable[[Connection], T]) -> T:
+        async with place.engine.connect() as connection:
+            try:
+                result = await connection.run_sync(work)
                 if self._given is not None:
                     # Its listeners may begin a transaction in spite of AUTOCOMMIT.
                     await connection.commit()
@@ -206,51 +326,100 @@ class AsyncSQLStore(SQLBase):
                 await connection.invalidate()
                 raise
 
-    aload = _awaited(Scripts.load)
-    areload = _awaited(Scripts.reload)
-    astamp = _awaited(Scripts.stamp)
-    ainsert = _awaited(Scripts.insert)
-    areplace = _awaited(Scripts.replace)
-    arotate = _awaited(Scripts.rotate)
-    aalter = _awaited(Scripts.alter)
-    atouch = _awaited(Scripts.touch)
-    aremove = _awaited(Scripts.remove)
-    auser_rows = _awaited(Scripts.user_rows)
-    aremove_user = _awaited(Scripts.remove_user)
-    aremove_all = _awaited(Scripts.remove_all)
-    acount = _awaited(Scripts.count)
-    aclaim = _awaited(Scripts.claim)
-    arelease = _awaited(Scripts.release)
-    anotify = _awaited(Scripts.notify)
-    apurge = _awaited(Scripts.purge)
+    aload = _awaited("load")
+    areload = _awaited("reload")
+    astamp = _awaited("stamp")
+    ainsert = _awaited("insert")
+    areplace = _awaited("replace")
+    arotate = _awaited("rotate")
+    aalter = _awaited("alter")
+    atouch = _awaited("touch")
+    aremove = _awaited("remove")
+    auser_rows = _awaited("user_rows")
+    aremove_user = _awaited("remove_user")
+    aremove_all = _awaited("remove_all")
+    acount = _awaited("count")
+    aclaim = _awaited("claim")
+    arelease = _awaited("release")
+    anotify = _awaited("notify")
+    apurge = _awaited("purge")
 
     async def aclose(self) -> None:
         """Close the connections of an engine of our own; the application's engine stays open."""
         place = self._places.pop(asyncio.get_running_loop(), None)
         if place is not None and self._given is None:
-            await place.engine.dispose()
+            await place.let_go()
         if self.stamps is not None:
             self.stamps.close()
 
 
-class _Place:
-    """What belongs to one event loop. SQLite lets one connection write at a time: ``writing``."""
+# In a child process: closed by nobody there, not even by chance.
+_parents: list[_Place] = []
 
-    def __init__(self, engine: AsyncEngine, prepared: bool) -> None:
+
+class _Place:
+    """What belongs to one event loop. SQLite lets one connection write at a time: ``writing``.
+
+    ``idle`` are connections at hand, of an engine of our own; ``free`` bounds those in use.
+    """
+
+    def __init__(self, engine: AsyncEngine, prepared: bool, connections: int) -> None:
         self.engine = engine
         self.prepared = prepared
         self.preparing = asyncio.Lock()
         self.writing = asyncio.Lock()
+        self.free = asyncio.Semaphore(connections)
+        self.idle: deque[AsyncpgNative | AiosqliteNative] = deque()
+        self._usable = not is_memory(engine.url)
+
+    async def take(self) -> AsyncpgNative | AiosqliteNative | None:
+        """A connection straight to the driver; None if statements go through SQLAlchemy."""
+        if not self._usable or not goes_straight(self.engine.sync_engine, DRIVERS):
+            await self.spare()
+            return None
+        if self.idle:
+            return self.idle.pop()
+        made = await connect(self.engine)
+        self._usable = made is not None
+        return made
+
+    async def spare(self) -> None:
+        """Make room for a connection of the pool's."""
+        if self.idle:
+            with suppress(Exception):
+                await self.idle.pop().close()
+
+    async def let_go(self) -> None:
+        """Close what is not in use."""
+        while self.idle:
+            await self.spare()
+        await self.engine.dispose()
+
+
+async def _let_go(let_go: Callable[[], None], hold: Hold) -> None:
+    if hold.took_long:
+        await asyncio.to_thread(let_go)
+    else:
+        let_go()
 
 
 class _Held:
     """A lock held for a while at the most; waiting longer is an answer, not a hang."""
 
-    def __init__(self, lock: asyncio.Lock, timeout: float) -> None:
+    def __init__(
+        self,
+        lock: asyncio.Lock | asyncio.Semaphore,
+        timeout: float,
+        refusal: str = "other tasks of this process hold the database",
+    ) -> None:
         self._lock = lock
         self._timeout = timeout
+        self._refusal = refusal
 
     async def __aenter__(self) -> None:
+        if not self._lock.locked():
+            await self._lock.acquire()
+            return
         try:
             async with asyncio.timeout(self._timeout):
                 await self._lock.acquire()
@@ -259,7 +428,7 @@ class _Held:
         else:
             held = False
         if held:
-            raise StoreUnavailable("other tasks of this process hold the database")
+            raise StoreUnavailable(self._refusal)
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()

@@ -1,0 +1,141 @@
+"""Flows that wait for a commit, in the order they came, and who carries them out together.
+
+There is no timer: while a commit is under way, those who come meanwhile wait, and go into the next
+one. Whoever finds nobody at it leads; a leader whose commit hangs is joined by another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, Final
+
+from .flows import Call, Flow, Pause
+from .waiting import Outcome, Waiter
+
+MOST: Final = 256
+"""How many may share a commit."""
+PATIENCE: Final = 0.05
+"""Seconds after which who waits for others' commit sees to a leader of its own."""
+
+
+class Alone(Enum):
+    """The answer to a call that has to be made by itself: nothing of it was done."""
+
+    ALONE = "alone"
+
+
+ALONE: Final = Alone.ALONE
+
+
+class Job:
+    """A flow on its way: what it wants next, or its outcome."""
+
+    __slots__ = ("begun", "flow", "outcome", "waiter", "wanted")
+
+    def __init__(self, flow: Flow[Any], waiter: Waiter) -> None:
+        self.flow = flow
+        self.waiter = waiter
+        self.begun = False
+        self.wanted: Call | Pause | None = None
+        self.outcome: Outcome | None = None
+
+    def go_on(self, answer: Any = None) -> None:
+        """Answer what the flow wanted; an exception is raised there."""
+        try:
+            if isinstance(answer, Exception):
+                self.wanted = self.flow.throw(answer)
+            else:
+                self.wanted = self.flow.send(answer)
+        except StopIteration as stop:
+            self.outcome = (stop.value, None)
+        except BaseException as error:
+            self.outcome = (None, error)
+
+
+class Queue:
+    """Who waits, and how many lead."""
+
+    def __init__(self, most_leaders: int) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[Job] = deque()
+        self._most_leaders = most_leaders
+        self.leaders = 0
+
+    def add(self, job: Job) -> bool:
+        """Let it wait; whether the caller has to see that somebody leads."""
+        with self._lock:
+            self._waiting.append(job)
+            if self.leaders:
+                return False
+            self.leaders = 1
+            return True
+
+    def take(self) -> list[Job]:
+        """For a leader: those who go next. None left: it leads no more."""
+        with self._lock:
+            waiting = self._waiting
+            if not waiting:
+                self.leaders -= 1
+                return []
+            jobs = [waiting.popleft() for _ in range(min(MOST, len(waiting)))]
+            for job in jobs:
+                job.begun = True
+            return jobs
+
+    def resign(self) -> bool:
+        """For a leader who has other things to do; whether somebody has to lead in its place."""
+        with self._lock:
+            if self._waiting:
+                return True
+            self.leaders -= 1
+            return False
+
+    def wants_leader(self, job: Job) -> bool:
+        """Whether a job has waited in vain, so that the caller has to see that one more leads."""
+        with self._lock:
+            if job.begun or self.leaders >= self._most_leaders:
+                return False
+            self.leaders += 1
+            return True
+
+    def withdraw(self, job: Job) -> bool:
+        """Whether it had not begun; then it never does."""
+        with self._lock:
+            if job.begun:
+                return False
+            self._waiting.remove(job)
+            job.begun = True
+            return True
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.leaders
+
+
+def begin(jobs: Iterable[Job], takes: Callable[[Call], bool]) -> tuple[list[Job], list[Job]]:
+    """Start flows: those whose calls may share a commit, and those that have to go on alone."""
+    shared: list[Job] = []
+    alone: list[Job] = []
+    for job in jobs:
+        job.go_on()
+        if job.outcome is None:
+            wanted = job.wanted
+            together = isinstance(wanted, Call) and takes(wanted)
+            (shared if together else alone).append(job)
+    return shared, alone
+
+
+def answer(jobs: Iterable[Job], answers: Iterable[Any]) -> list[Job]:
+    """Give flows their answers; those that have to go on alone: a flow that was overtaken by
+    another writer holds up nobody else.
+    """
+    alone: list[Job] = []
+    for job, found in zip(jobs, answers, strict=True):
+        if found is not ALONE:
+            job.go_on(found)
+        if job.outcome is None:
+            alone.append(job)
+    return alone

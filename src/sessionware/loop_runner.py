@@ -1,0 +1,220 @@
+"""LoopRunner: flows in the event loop, for stores of coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Hashable
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import anyio
+import anyio.from_thread
+
+from .batches import PATIENCE, Job, Queue, answer, begin
+from .errors import ConfigurationError, Finding
+from .flights import Flight, Flights
+from .flows import Call, Flow, Pause, adrive, deferred
+from .thread_runner import too_slow
+from .waiting import (
+    Outcome,
+    TaskWaiter,
+    in_asyncio,
+    in_event_loop,
+    result_of,
+    tell,
+    tell_all,
+)
+
+T = TypeVar("T")
+_MOST_LEADERS = 8
+
+
+class LoopRunner:
+    """For a store of coroutines: flows run in the event loop.
+
+    On asyncio as tasks of their own; on trio, which has none, shielded in the request's.
+    """
+
+    def __init__(self, store: Any, timeout: float) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._flights = Flights()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._shielded_flows = 0
+        self._shares_commits = bool(getattr(store, "shares_commits", False))
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, Queue] = WeakKeyDictionary()
+
+    async def _prepared(self, flow: Flow[T], wanted: Call | Pause | None = None) -> T:
+        await self._store.aprepare()
+        return await adrive(flow, self._store, wanted)
+
+    async def _outcome(self, flow: Flow[Any], wanted: Call | Pause | None = None) -> Outcome:
+        try:
+            return await self._prepared(flow, wanted), None
+        except BaseException as error:
+            return None, error
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def refuse_event_loop(self) -> None:
+        """``run`` says it with the fix."""
+
+    # From a worker thread of the event loop only (a ``def`` endpoint).
+
+    def run(self, flow: Flow[T], /) -> T:
+        return self._from_thread(lambda: self.arun(flow))
+
+    def run_shared(
+        self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
+    ) -> T:
+        return self.run(flow())
+
+    def commit(self, flow: Flow[T], /) -> T:
+        return self._from_thread(lambda: self.acommit(flow))
+
+    def _from_thread(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        begun = False
+
+        async def work() -> T:
+            nonlocal begun
+            begun = True
+            return await call()
+
+        if not in_event_loop():
+            try:
+                return anyio.from_thread.run(work)
+            except RuntimeError:
+                if begun:
+                    raise
+        raise ConfigurationError([_async_only()])
+
+    # In the event loop.
+
+    async def arun(self, flow: Flow[T], /) -> T:
+        if not in_asyncio():
+            return await self._shielded(flow)
+        waiter = TaskWaiter()
+        self._spawn(self._run(flow, waiter))
+        return self._result(await waiter.wait(self._timeout))  # type: ignore[no-any-return]
+
+    async def _run(self, flow: Flow[Any], waiter: TaskWaiter) -> None:
+        tell(waiter, await self._outcome(flow))
+
+    def _result(self, outcome: Outcome | None) -> Any:
+        if outcome is None:
+            raise too_slow(self._timeout)
+        return result_of(outcome)
+
+    async def _shielded(self, flow: Flow[T]) -> T:
+        self._shielded_flows += 1
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(self._timeout):
+                return await self._prepared(flow)
+        finally:
+            self._shielded_flows -= 1
+        raise too_slow(self._timeout)
+
+    async def arun_shared(
+        self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
+    ) -> T:
+        if not in_asyncio():
+            return await self._shielded(flow())
+        key = (asyncio.get_running_loop(), key)
+        deadline = time.monotonic() + self._timeout
+        while True:
+            waiter = TaskWaiter()
+            flight, current, launch = self._flights.join(key, waiter)
+            if launch:
+                self._spawn(self._fly(key, flight, flow))
+            outcome = await waiter.wait(deadline - time.monotonic())
+            if current or outcome is None:
+                return self._result(outcome)  # type: ignore[no-any-return]
+            found = cached()
+            if found is not None:
+                return found
+
+    async def _fly(self, key: Hashable, flight: Flight, flow: Callable[[], Flow[Any]]) -> None:
+        flight.begin()
+        self._flights.land(key, flight, await self._outcome(deferred(flow)))
+
+    async def acommit(self, flow: Flow[T], /) -> T:
+        if not self._shares_commits or not in_asyncio():
+            return await self.arun(flow)
+        waiter = TaskWaiter()
+        queue = self._queues.get(waiter.loop)
+        if queue is None:
+            queue = self._queues[waiter.loop] = Queue(_MOST_LEADERS)
+        job = Job(flow, waiter)
+        if queue.add(job):
+            self._spawn(self._lead(queue))
+        nudge = partial(self._nudge, queue, job)
+        outcome = await waiter.wait(self._timeout, PATIENCE, nudge)
+        if outcome is None:
+            queue.withdraw(job)
+        return self._result(outcome)  # type: ignore[no-any-return]
+
+    def _nudge(self, queue: Queue, job: Job) -> None:
+        if queue.wants_leader(job):
+            self._spawn(self._lead(queue))
+
+    async def _lead(self, queue: Queue) -> None:
+        while jobs := queue.take():
+            await self._carry_out(jobs)
+
+    async def _carry_out(self, jobs: list[Job]) -> None:
+        if len(jobs) == 1:
+            await self._finish(jobs[0])
+            return
+        try:
+            await self._store.aprepare()
+            shared, alone = begin(jobs, self._store.takes)
+            answers = await self._store.agroup([job.wanted for job in shared]) if shared else ()
+            alone += answer(shared, answers)
+        except BaseException as error:
+            tell_all([(job.waiter, (None, error)) for job in jobs])
+            return
+        for job in jobs:
+            if job.outcome is not None:
+                tell(job.waiter, job.outcome)
+        for job in alone:
+            self._spawn(self._finish(job))
+
+    async def _finish(self, job: Job) -> None:
+        tell(job.waiter, await self._outcome(job.flow, job.wanted))
+
+    # The end.
+
+    def close(self) -> None:
+        """From a worker thread of the event loop only, as ``run``."""
+        with suppress(ConfigurationError):
+            self._from_thread(self.aclose)
+
+    async def aclose(self) -> None:
+        """Let what is under way come to its end, and close the store."""
+        loop = asyncio.get_running_loop() if in_asyncio() else None
+        tasks = [task for task in self._tasks if task.get_loop() is loop]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._timeout)
+        with anyio.move_on_after(self._timeout):
+            while self._shielded_flows:
+                await anyio.sleep(0.01)
+        if hasattr(self._store, "aclose"):
+            await self._store.aclose()
+
+    def abandon(self) -> None:
+        """Nothing of the parent's is touched."""
+
+
+def _async_only() -> Finding:
+    return Finding(
+        "SW020",
+        "store",
+        "an async driver can't be used from plain threads.",
+        "use the sync twin of its URL (postgresql+psycopg, mysql+pymysql, sqlite), or await.",
+    )

@@ -1,0 +1,112 @@
+"""What the stores for threads and for coroutines know of their database alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from sqlalchemy import URL, Connection, StaticPool
+
+from ..coherence.stampfile import file_of
+from ..coherence.stamps import StampFile
+from ..errors import ConfigurationError, Contention, Finding
+from ..flows import Call
+from .bulk import Bulk
+from .grouping import methods_of, operation_of
+from .schema import Schema
+from .scripts import Scripts
+from .steps import Steps
+
+Operable: TypeAlias = str | Callable[..., Any]
+"""The name of a method of ``Steps`` or ``Scripts``, or a function of a ``Scripts`` and a
+connection.
+"""
+
+
+class SQLBase:
+    """What both stores know of their database."""
+
+    _url: URL
+
+    def __init__(
+        self,
+        *,
+        table_name: str = "sessions",
+        create_table: bool = True,
+        timeout: float = 2.0,
+        connections: int = 8,
+    ) -> None:
+        self.steps = Steps(Schema(table_name))
+        self.scripts = Scripts(self.steps)
+        self.timeout = timeout
+        self.table_name = table_name
+        self._create_table = create_table
+        self._connections = connections
+        self.stamps: StampFile | None = None
+        self._grouped: frozenset[str] = frozenset()
+        self._bulk: Bulk | None = None
+
+    @property
+    def url(self) -> URL:
+        """Which database it is."""
+        return self._url
+
+    def _take_url(self, url: URL) -> None:
+        self._url = url
+        backend = url.get_backend_name()
+        self._grouped = methods_of(backend, url.get_driver_name())
+        if backend == "sqlite":
+            path = file_of(url.database, url.query)
+            self.stamps = None if path is None else StampFile(path)
+        elif self._grouped:
+            self._bulk = Bulk(self.steps.schema, url.get_dialect()())
+
+    @property
+    def shares_commits(self) -> bool:
+        """Whether there are calls that ``group`` takes."""
+        return bool(self._grouped)
+
+    def takes(self, call: Call) -> bool:
+        """Whether this call may share a commit with others; see ``group``."""
+        return operation_of(call).method in self._grouped
+
+    @property
+    def purge_batch(self) -> int:
+        """How many rows a purge deletes at a time: on SQLite the others wait meanwhile."""
+        return 5000 if self._url.get_backend_name() == "postgresql" else 1000
+
+    def make_tables(self, connection: Connection) -> None:
+        if self._create_table:
+            self.scripts.create(connection)
+        else:
+            self.scripts.check(connection)
+
+    def on_connection(
+        self, method: Operable, args: tuple[Any, ...], kwargs: dict[str, Any], plain: Connection
+    ) -> Any:
+        """Call a method of ``Scripts``, or any function of one and a connection."""
+        call = getattr(Scripts, method) if isinstance(method, str) else method
+        return call(self.scripts, plain, *args, **kwargs)
+
+
+def refuse_one_connection(database: Any) -> None:
+    """An application's engine on a ``StaticPool``: our commits would be those of its
+    transactions.
+    """
+    if isinstance(getattr(database, "pool", None), StaticPool):
+        raise ConfigurationError(
+            [
+                Finding(
+                    "SW022",
+                    "store",
+                    "this engine has one connection for everybody: our commits would commit the "
+                    "application's transactions.",
+                    "give a URL, or an engine whose pool has several connections.",
+                )
+            ]
+        )
+
+
+def held_by_others() -> Contention:
+    """Another process has been writing all the time."""
+    return Contention("the database is locked")

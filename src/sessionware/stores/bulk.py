@@ -1,0 +1,171 @@
+"""Many sessions in one statement, for PostgreSQL: one round trip, one commit.
+
+The rows of a batch that were hit are returned; who is not among them has been overtaken, as with a
+statement of its own. A row that somebody else has locked must not hold up the others: the
+statement fails after a moment, and each is tried by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy.engine import Dialect
+
+from ..errors import DuplicateKey
+from .arrays import Make, as_bytes, as_list
+from .grouping import BULK, Operation
+from .protocol import Row
+from .schema import Schema
+from .statements import Gives, Script, Text
+
+_PATIENCE_MS: Final = 50
+_HEADER: Final = f"(SELECT set_config('lock_timeout', '{_PATIENCE_MS}', true)) IS NOT NULL"
+_KINDS: Final = {
+    "sid_hash": "bytea",
+    "version": "integer",
+    "epoch": "integer",
+    "user_id": "text",
+    "data": "bytea",
+    "ip": "text",
+    "user_agent": "text",
+    "old_version": "integer",
+    "old_epoch": "integer",
+    "grows": "integer",
+}
+_MOVED: Final = ("last_seen", "expires_at", "purge_after")
+_CONTENT: Final = ("version", "epoch", "user_id", "data", "authenticated_at", "ip", "user_agent")
+_REPLACED: Final = ("id", "old_version", "old_epoch", "now", "grows", *_CONTENT, *_MOVED)
+_TOUCHED: Final = ("id", "sid_hash", "old_version", "now", *_MOVED)
+_INSERTED: Final = Row._fields[1:]
+
+
+class _Form(NamedTuple):
+    """One kind of call: the columns of its arrays, and its statement around their places."""
+
+    columns: tuple[str, ...]
+    text: Callable[[str, str], str]
+    """Of the table's name and the arrays."""
+    values: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    """Of a call's arguments, in the order of the columns."""
+    key: Callable[[tuple[Any, ...]], Any]
+    """Of a call's arguments: what the statement returns of each row that was hit."""
+
+
+def _replace_text(table: str, arrays: str) -> str:
+    changes = ", ".join(f"{name} = v.{name}" for name in _CONTENT)
+    return (
+        f"UPDATE {table} AS s SET {changes}, last_seen = GREATEST(s.last_seen, v.last_seen), "
+        "expires_at = CASE WHEN v.grows = 1 AND s.expires_at > v.expires_at THEN s.expires_at "
+        "ELSE v.expires_at END, purge_after = COALESCE(v.purge_after, s.purge_after) "
+        f"FROM {arrays} WHERE {_HEADER} AND s.id = v.id AND s.version = v.old_version "
+        "AND s.epoch = v.old_epoch AND s.expires_at > v.now RETURNING s.id"
+    )
+
+
+def _touch_text(table: str, arrays: str) -> str:
+    return (
+        f"UPDATE {table} AS s SET last_seen = v.last_seen, expires_at = v.expires_at, "
+        f"purge_after = COALESCE(v.purge_after, s.purge_after) FROM {arrays} "
+        f"WHERE {_HEADER} AND s.id = v.id AND s.sid_hash = v.sid_hash "
+        "AND s.version = v.old_version AND s.last_seen < v.last_seen AND s.expires_at > v.now "
+        "RETURNING s.id"
+    )
+
+
+def _insert_text(table: str, arrays: str) -> str:
+    names = ", ".join(_INSERTED)
+    return (
+        f"INSERT INTO {table} ({names}) SELECT {names} FROM {arrays} "
+        "ON CONFLICT DO NOTHING RETURNING sid_hash, id"
+    )
+
+
+def _moved(old: Row, new: Row) -> tuple[int, int, int | None]:
+    # What is named and stays the same would undo a touch that came between.
+    purge_after = None if new.purge_after == old.purge_after else new.purge_after
+    return new.last_seen, new.expires_at, purge_after
+
+
+def _replace_values(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    old, new, now = arguments
+    grows = int(new.expires_at >= old.expires_at)
+    content = (
+        new.version,
+        new.epoch,
+        new.user_id,
+        new.data,
+        new.authenticated_at,
+        new.ip,
+        new.user_agent,
+    )
+    return old.id, old.version, old.epoch, now, grows, *content, *_moved(old, new)
+
+
+def _touch_values(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    old, new, now = arguments
+    return old.id, old.sid_hash, old.version, now, *_moved(old, new)
+
+
+_FORMS: Final = {
+    "replace": _Form(_REPLACED, _replace_text, _replace_values, lambda given: given[0].id),
+    "touch": _Form(_TOUCHED, _touch_text, _touch_values, lambda given: given[0].id),
+    "insert": _Form(
+        _INSERTED, _insert_text, lambda given: given[0][1:], lambda given: given[0].sid_hash
+    ),
+}
+
+assert frozenset(_FORMS) == BULK
+
+
+class Bulk:
+    """The statements for one table and driver."""
+
+    def __init__(self, schema: Schema, dialect: Dialect) -> None:
+        table = dialect.identifier_preparer.format_table(schema.sessions)
+        numbered = dialect.driver == "asyncpg"
+        self._array: Make = as_list if numbered else as_bytes
+        self._texts: dict[str, str] = {}
+        for method, form in _FORMS.items():
+            places = ", ".join(
+                f"{f'${number}' if numbered else '%s'}::{_KINDS.get(name, 'bigint')}[]"
+                for number, name in enumerate(form.columns, 1)
+            )
+            arrays = f"unnest({places}) AS v ({', '.join(form.columns)})"
+            self._texts[method] = form.text(table, arrays)
+
+    def together(self, operations: Sequence[Operation]) -> Script[list[Any]]:
+        """Carry out operations of one method, none of which has the key of another; the answer to
+        each.
+        """
+        method = operations[0].method
+        form = _FORMS[method]
+        columns = zip(*(form.values(each.args) for each in operations), strict=True)
+        arrays = tuple(
+            self._array(_KINDS.get(name, "bigint"), column)
+            for name, column in zip(form.columns, columns, strict=True)
+        )
+        found = yield Text(self._texts[method], arrays, Gives.ROWS)
+        keys = [form.key(each.args) for each in operations]
+        if method != "insert":
+            hit = {row[0] for row in found}
+            return [key in hit for key in keys]
+        ids = {bytes(row[0]): row[1] for row in found}
+        return [ids[key] if key in ids else _taken() for key in keys]
+
+
+def in_bulk(operations: Sequence[Operation]) -> list[list[int]]:
+    """Which operations go into one statement each, by their places, and no two for one row in any;
+    who is in none goes alone.
+    """
+    taken: dict[Any, int] = {}
+    for place, (method, arguments, _) in enumerate(operations):
+        taken.setdefault((method, _FORMS[method].key(arguments)), place)
+    statements: dict[str, list[int]] = {}
+    for place in taken.values():
+        statements.setdefault(operations[place].method, []).append(place)
+    return list(statements.values())
+
+
+def _taken() -> DuplicateKey:
+    return DuplicateKey("a session with this key exists")

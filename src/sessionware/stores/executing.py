@@ -1,0 +1,193 @@
+"""Executing scripts on a connection: straight by the driver's cursor, or through SQLAlchemy.
+
+SQLAlchemy's way to the cursor costs more than a statement of ours itself. So on an engine of our
+own, statements go straight to the driver; whoever listens to the engine, or logs what it executes,
+still sees every one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
+
+from .statements import Gives, Script, Step, T, Text
+
+# Whose cursors have been seen to give what SQLAlchemy's rows hold: bytes for bytes, str for text.
+DRIVERS: Final = frozenset({"pysqlite", "psycopg"})
+
+
+class Executor(Protocol):
+    """A connection in AUTOCOMMIT, as scripts need it."""
+
+    @property
+    def dialect(self) -> Dialect: ...
+    def perform(self, step: Step) -> Any:
+        """Execute a step and give what it is executed for; raises SQLAlchemy's exceptions."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Commits at its end, and rolls back what raises."""
+        ...
+
+
+def run_script(script: Script[T], executor: Executor) -> T:
+    """Run a script to its end in this thread."""
+    perform = executor.perform
+    answer: Any = None
+    failure: Exception | None = None
+    while True:
+        # Not while the exception is handled: it may hold data, and is no context of what follows.
+        try:
+            step = script.send(answer) if failure is None else script.throw(failure)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        answer = failure = None
+        try:
+            answer = perform(step)
+        except Exception as error:
+            failure = error
+
+
+def goes_straight(engine: Engine, drivers: frozenset[str] = DRIVERS) -> bool:
+    """Whether an engine's driver is one of these, and nobody listens."""
+    dialect = engine.dialect
+    if dialect.driver not in drivers or engine.logger.isEnabledFor(logging.INFO):
+        return False
+    events: Any = engine.dispatch
+    if events.before_cursor_execute or events.after_cursor_execute:
+        return False
+    more: Any = getattr(dialect, "dispatch", None)
+    return not (
+        events.before_execute
+        or events.after_execute
+        or more.do_execute
+        or more.do_execute_no_params
+        or more.handle_error
+    )
+
+
+class Straight:
+    """By the driver's own cursor."""
+
+    __slots__ = ("_errors", "dialect", "raw")
+
+    def __init__(self, raw: Any, dialect: Dialect) -> None:
+        self.raw = raw
+        self.dialect = dialect
+        self._errors = dialect.loaded_dbapi.Error
+
+    def perform(self, step: Step) -> Any:
+        if isinstance(step, Text):
+            text, values, gives = step
+        else:
+            statement, parameters = step
+            text, names = statement.compiled(self.dialect)
+            values, gives = tuple(map(parameters.__getitem__, names)), statement.gives
+        try:
+            cursor = self.raw.execute(text, values)
+            if gives is Gives.COUNT:
+                return cursor.rowcount
+            if gives is Gives.ROW:
+                return cursor.fetchone()
+            if gives is Gives.KEY:
+                return cursor.fetchone()[0] if cursor.description else cursor.lastrowid
+            return cursor.fetchall() if gives is Gives.ROWS else None
+        except self._errors as error:
+            failure = self._as_sqlalchemys(error)
+        raise failure
+
+    def _as_sqlalchemys(self, error: Any) -> DBAPIError:
+        """The exception that SQLAlchemy would have raised, but for statement and parameters."""
+        failure = DBAPIError.instance(
+            "",
+            {},
+            error,
+            self._errors,
+            hide_parameters=True,
+            connection_invalidated=self.dialect.is_disconnect(error, self.raw, None),
+            dialect=self.dialect,
+        )
+        assert isinstance(failure, DBAPIError)
+        return failure
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        # A deferred transaction of SQLite's can fail on its first write (SQLITE_BUSY_SNAPSHOT).
+        sqlite = self.dialect.name == "sqlite"
+        begin = "BEGIN IMMEDIATE" if sqlite else "BEGIN ISOLATION LEVEL READ COMMITTED"
+        self.perform(Text(begin))
+        try:
+            yield
+            self.perform(Text("COMMIT"))
+        except BaseException:
+            # SQLite may have rolled back by itself, and the connection may be lost.
+            with suppress(DBAPIError):
+                self.perform(Text("ROLLBACK"))
+            raise
+
+
+class Through:
+    """Through SQLAlchemy."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.connection.dialect
+
+    def perform(self, step: Step) -> Any:
+        connection = self.connection
+        if isinstance(step, Text):
+            result = connection.exec_driver_sql(step.text, step.values or None)
+            gives = step.gives
+        else:
+            statement, given = step
+            parameters = statement.parameters(connection.dialect, given)
+            result = connection.execute(statement.clause, parameters)
+            gives = statement.gives
+        match gives:
+            case Gives.ROW:
+                found = result.first()
+                return None if found is None else tuple(found)
+            case Gives.ROWS:
+                return [tuple(row) for row in result]
+            case Gives.COUNT:
+                return result.rowcount
+            case Gives.KEY:
+                key = result.inserted_primary_key
+                return int(key[0]) if key is not None else 0
+            case _:
+                return None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        connection = self.connection
+        if connection.dialect.name == "sqlite":
+            # An application's engine may begin one by itself, as SQLAlchemy's documentation has it.
+            if not connection.in_transaction():
+                connection.begin()
+            if getattr(connection.connection.driver_connection, "in_transaction", False):
+                connection.exec_driver_sql("ROLLBACK")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                with suppress(DBAPIError):
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+            return
+        if connection.in_transaction():
+            connection.rollback()
+        connection.execution_options(isolation_level="READ COMMITTED")
+        with connection.begin():
+            yield

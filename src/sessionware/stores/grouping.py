@@ -1,0 +1,67 @@
+"""Which calls to a store may share a commit, and how their answers are sorted out: no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from ..batches import ALONE
+from ..coherence.slots import new_number
+from ..errors import OutcomeUnknown
+from ..flows import Call
+
+# What moves the stamps of the rows it changes. A touch changes nothing that a cache must know.
+MOVES: Final = frozenset({"replace", "rotate", "alter", "remove", "remove_user", "remove_all"})
+BULK: Final = frozenset({"insert", "replace", "touch"})
+"""Of which many are one statement on PostgreSQL."""
+_ON_SQLITE: Final = frozenset({"insert", "replace", "rotate", "touch", "remove"})
+
+
+class Operation(NamedTuple):
+    """A call to the store, and the number that its stamps shall have, if it has chosen one."""
+
+    method: str
+    args: tuple[Any, ...]
+    ticket: int | None = None
+
+    @property
+    def moves(self) -> tuple[bytes, ...]:
+        """The hashes whose stamps it moves."""
+        return (self.args[0].sid_hash,) if self.method in MOVES else ()
+
+
+def operation_of(call: Call) -> Operation:
+    """What a call asks for."""
+    if call.method == "stamped":
+        ticket, method, args = call.args
+        return Operation(method, args, ticket)
+    return Operation(call.method, call.args)
+
+
+def methods_of(backend: str, driver: str) -> frozenset[str]:
+    """The methods that share commits on a database.
+
+    SQLite has one writer at a time, who takes them all. On PostgreSQL what is most frequent goes in
+    one statement. The others commit side by side, and their servers group that by themselves.
+    """
+    if backend == "sqlite":
+        return _ON_SQLITE
+    return BULK if driver in ("psycopg", "asyncpg") else frozenset()
+
+
+def moved(operations: Sequence[Operation]) -> list[tuple[tuple[bytes, ...], int]]:
+    """The hashes whose stamps move, each with its new number."""
+    return [
+        (each.moves, each.ticket or new_number()) for each in operations if each.method in MOVES
+    ]
+
+
+def after_failure(error: Exception, begun: bool, count: int) -> list[Any]:
+    """The answers where a batch was not done, or nobody knows: ``begun`` is False if the database
+    was not free for it at all.
+
+    One bad row must not fail the others: each is tried by itself.
+    """
+    if begun and not isinstance(error, OutcomeUnknown):
+        return [ALONE] * count
+    return [error] * count

@@ -1,0 +1,74 @@
+"""Carrying out operations with an executor: one by itself, or many in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from ..errors import DuplicateKey
+from .executing import Executor, run_script
+from .grouping import Operation
+from .statements import Text
+from .steps import Steps
+
+READS: Final = frozenset({"load", "reload", "stamp", "user_rows", "count", "is_empty"})
+STEPS: Final = frozenset(
+    {"load", "reload", "stamp", "insert", "replace", "rotate", "alter", "touch", "remove"}
+)
+IN_TRANSACTION: Final = frozenset({"rotate", "alter"})
+
+
+def run_method(
+    steps: Steps, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], executor: Executor
+) -> Any:
+    """Run one of the ``Steps``, in a transaction if it needs one."""
+    script = getattr(steps, method)(*args, **kwargs)
+    if method not in IN_TRANSACTION:
+        return run_script(script, executor)
+    with executor.transaction():
+        return run_script(script, executor)
+
+
+def run_together(
+    steps: Steps, operations: Sequence[Operation], executor: Executor, begun: Callable[[], None]
+) -> list[Any]:
+    """Run several in one transaction; an answer may be an exception. ``begun`` is called when the
+    database is ours.
+    """
+    with executor.transaction():
+        begun()
+        return [_answer(steps, operation, executor) for operation in operations]
+
+
+def _answer(steps: Steps, operation: Operation, executor: Executor) -> Any:
+    """A key that is taken undoes only the statement that found it so, and here what came before."""
+    script = getattr(steps, operation.method)(*operation.args)
+    several = operation.method in IN_TRANSACTION
+    if several:
+        executor.perform(Text("SAVEPOINT several"))
+    answer: Any
+    try:
+        answer = run_script(script, executor)
+    except DuplicateKey as error:
+        answer = error
+        if several:
+            executor.perform(Text("ROLLBACK TO several"))
+    if several:
+        executor.perform(Text("RELEASE several"))
+    return answer
+
+
+def hashes_before(method: str, args: tuple[Any, ...]) -> tuple[bytes, ...] | None:
+    """The hashes of what a method is about to change; None: of any row."""
+    match method:
+        case "remove_all" | "remove_user":
+            return None
+        case _:
+            return (args[0].sid_hash,)
+
+
+def hashes_after(method: str, args: tuple[Any, ...], answer: Any) -> tuple[bytes, ...] | None:
+    """The hashes of what a method has changed; without an answer of what it may have changed."""
+    if method == "remove_user":
+        return None if answer is None else tuple(answer)
+    return hashes_before(method, args)

@@ -1,0 +1,213 @@
+"""The operations that requests wait for, as scripts: one text for threads and for coroutines.
+
+A script is a generator that yields the statement it wants executed and is sent what that gives. It
+runs on a connection in AUTOCOMMIT; what takes a transaction says so itself, or is in ``scripts``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    and_,
+    bindparam,
+    case,
+    delete,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from ..errors import DuplicateKey
+from .protocol import RETIRED, Decision, Found, Row, Stamp
+from .schema import Schema
+from .statements import Gives, Script, Statement, Step
+
+_NEW: Final = tuple(f"new_{name}" for name in Row._fields)
+_TIMES: Final = ("last_seen", "expires_at")
+_CONTENT: Final = (
+    "version",
+    "epoch",
+    "user_id",
+    "data",
+    "authenticated_at",
+    "ip",
+    "user_agent",
+    *_TIMES,
+)
+
+
+class Steps:
+    """The statements, built once, and the scripts made of them."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        table, sessions, retired = schema.sessions, schema.sessions.c, schema.retired.c
+        rows = select(*(sessions[name] for name in Row._fields))
+        by_hash = sessions.sid_hash == bindparam("hash")
+        self._load = Statement(rows.where(by_hash), Gives.ROW)
+        until = select(retired.until).where(retired.sid_hash == bindparam("hash"))
+        self._retired = Statement(until, Gives.ROW)
+        by_id = sessions.id == bindparam("row_id")
+        self._reload = Statement(rows.where(by_id), Gives.ROW)
+        self._lock = Statement(rows.where(by_id).with_for_update(), Gives.ROW)
+        stamp = select(*(sessions[name] for name in Stamp._fields)).where(by_hash)
+        self._stamp = Statement(stamp, Gives.ROW)
+        self._insert = Statement(
+            insert(table), Gives.KEY, tuple(name for name in Row._fields if name != "id")
+        )
+        guarded = and_(
+            by_id,
+            sessions.version == bindparam("old_version"),
+            sessions.epoch == bindparam("old_epoch"),
+            sessions.expires_at > bindparam("now"),
+        )
+        self._replace = self._variants(guarded, _CONTENT)
+        self._rotate = self._variants(guarded, ("sid_hash", *_CONTENT))
+        self._overwrite = self._variants(by_id, ("sid_hash", *_CONTENT))
+        self._touch = self._variants(
+            and_(
+                by_id,
+                sessions.sid_hash == bindparam("old_hash"),
+                sessions.version == bindparam("old_version"),
+                sessions.last_seen < bindparam("new_last_seen"),
+                sessions.expires_at > bindparam("now"),
+            ),
+            _TIMES,
+        )
+        removal = delete(table).where(by_id)
+        same_version = sessions.version == bindparam("version")
+        same_epoch = sessions.epoch == bindparam("epoch")
+        # By whether a version and an epoch are asked for.
+        self._remove = {
+            (False, False): Statement(removal, Gives.COUNT),
+            (True, False): Statement(removal.where(same_version), Gives.COUNT),
+            (False, True): Statement(removal.where(same_epoch), Gives.COUNT),
+            (True, True): Statement(removal.where(same_version, same_epoch), Gives.COUNT),
+        }
+        self._retire = Statement(insert(schema.retired), Gives.NOTHING, ("sid_hash", "until"))
+
+    def _variants(self, where: Any, columns: tuple[str, ...]) -> tuple[Statement, Statement]:
+        """Without and with ``purge_after``: SQLite rewrites an index for a column that is only
+        named.
+        """
+
+        def variant(names: tuple[str, ...]) -> Statement:
+            values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+            if "version" in values:
+                values.update(self._later_times())
+            clause = update(self.schema.sessions).where(where).values(values)
+            return Statement(clause, Gives.COUNT)
+
+        return variant(columns), variant((*columns, "purge_after"))
+
+    def _later_times(self) -> dict[str, Any]:
+        """A touch that came between moved no version, and is not undone by a save.
+
+        Only a save that shortens the lifetime has its way with ``expires_at``.
+        """
+        sessions = self.schema.sessions.c
+        seen = bindparam("new_last_seen", type_=BigInteger)
+        ends = bindparam("new_expires_at", type_=BigInteger)
+        grows = and_(
+            bindparam("grows", type_=Integer) == literal_column("1"), sessions.expires_at > ends
+        )
+        return {
+            "last_seen": case((sessions.last_seen > seen, sessions.last_seen), else_=seen),
+            "expires_at": case((grows, sessions.expires_at), else_=ends),
+        }
+
+    # Reading.
+
+    def load(self, sid_hash: bytes, now: int) -> Script[Found]:
+        key = {"hash": sid_hash}
+        found = yield self._load, key
+        if found is not None:
+            return as_row(found)
+        retired = yield self._retired, key
+        return RETIRED if retired is not None and retired[0] > now else None
+
+    def reload(self, row_id: int) -> Script[Row | None]:
+        found = yield self._reload, {"row_id": row_id}
+        return None if found is None else as_row(found)
+
+    def lock(self, row_id: int) -> Script[Row | None]:
+        """As ``reload``, and nobody else writes it until the transaction ends."""
+        found = yield self._lock, {"row_id": row_id}
+        return None if found is None else as_row(found)
+
+    def stamp(self, sid_hash: bytes) -> Script[Stamp | None]:
+        found = yield self._stamp, {"hash": sid_hash}
+        return None if found is None else Stamp._make(found)
+
+    # Writing.
+
+    def insert(self, row: Row) -> Script[int]:
+        try:
+            key: int = yield self._insert, row._asdict()
+            return key
+        except IntegrityError:
+            pass
+        raise DuplicateKey("a session with this key exists")
+
+    def replace(self, old: Row, new: Row, now: int) -> Script[bool]:
+        return bool((yield _written(self._replace, old, new, now)))
+
+    def rotate(self, old: Row, new: Row, now: int, retired_until: int) -> Script[bool]:
+        """In a transaction, which has to be rolled back if it raises."""
+        try:
+            if not (yield _written(self._rotate, old, new, now)):
+                return False
+            yield self._retire, {"sid_hash": old.sid_hash, "until": retired_until}
+        except IntegrityError:
+            pass
+        else:
+            return True
+        raise DuplicateKey("a session with this key exists")
+
+    def alter(self, row: Row, decide: Decision, now: int, retired_until: int) -> Script[Any]:
+        """In a transaction."""
+        old = yield from self.lock(row.id)
+        new, result = decide(old)
+        if old is None or new is None:
+            return result
+        if new == "delete":
+            yield from self.remove(row)
+            return result
+        yield _written(self._overwrite, old, new, now)
+        if new.sid_hash != old.sid_hash:
+            yield from self.bury(old.sid_hash, retired_until)
+        return result
+
+    def touch(self, old: Row, new: Row, now: int) -> Script[bool]:
+        return bool((yield _written(self._touch, old, new, now)))
+
+    def remove(
+        self, row: Row, version: int | None = None, epoch: int | None = None
+    ) -> Script[bool]:
+        statement = self._remove[version is not None, epoch is not None]
+        return bool((yield statement, {"row_id": row.id, "version": version, "epoch": epoch}))
+
+    def bury(self, sid_hash: bytes, until: int) -> Script[None]:
+        yield self._retire, {"sid_hash": sid_hash, "until": until}
+
+
+def _written(variants: tuple[Statement, Statement], old: Row, new: Row, now: int) -> Step:
+    parameters: dict[str, Any] = dict(zip(_NEW, new, strict=True))
+    parameters["row_id"] = old.id
+    parameters["old_hash"] = old.sid_hash
+    parameters["old_version"] = old.version
+    parameters["old_epoch"] = old.epoch
+    parameters["grows"] = int(new.expires_at >= old.expires_at)
+    parameters["now"] = now
+    return variants[new.purge_after != old.purge_after], parameters
+
+
+def as_row(found: Any) -> Row:
+    """SQLite keeps whatever was put into a column: what is not bytes is no record of ours."""
+    row = Row._make(found)
+    return row if type(row.data) is bytes else row._replace(data=b"")

@@ -1,0 +1,281 @@
+"""ThreadRunner: flows in threads, for stores that block."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from .batches import PATIENCE, Job, Queue, answer, begin
+from .errors import StoreUnavailable
+from .flights import Flight, Flights
+from .flows import Call, Flow, Pause, deferred, drive
+from .threads import Threads
+from .waiting import (
+    Claim,
+    Outcome,
+    ThreadWaiter,
+    Waiter,
+    in_event_loop,
+    result_of,
+    tell_all,
+    wait_for,
+    waiter_here,
+)
+
+T = TypeVar("T")
+_LOOK_SECONDS: Final = 0.002
+
+
+def too_slow(timeout: float) -> StoreUnavailable:
+    """The error of whoever has waited in vain."""
+    return StoreUnavailable(f"the store did not answer within {timeout:g} seconds (store_timeout)")
+
+
+def close_store(store: Any) -> None:
+    """A store that has nothing to close may leave the method out."""
+    if hasattr(store, "close"):
+        store.close()
+
+
+# How often threads that hang are replaced while the store gives no sign of life.
+_MOST_CREWS = 4
+
+
+class ThreadRunner:
+    """For a store of plain methods that block: flows run in threads of ours.
+
+    In a thread of the application's that may wait, what takes no network runs right there.
+    """
+
+    def __init__(self, store: Any, timeout: float, threads: int) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._most = threads
+        self._threads = Threads(threads, "sessionware-store")
+        self._under_way: set[Callable[[], None]] = set()
+        self._running: set[Callable[[], None]] = set()
+        self._last_sign = time.monotonic()
+        self._crews = 1
+        self._ending = weakref.finalize(self, self._threads.close)
+        self._flights = Flights()
+        self._shares_commits = bool(getattr(store, "shares_commits", False))
+        self._at_once = bool(getattr(store, "answers_at_once", False))
+        self._queue = Queue(threads)
+
+    def _post(self, work: Callable[[], None]) -> None:
+        self._under_way.add(work)
+        self._threads.post(partial(self._work, work))
+
+    def _work(self, work: Callable[[], None]) -> None:
+        self._running.add(work)
+        try:
+            work()
+        finally:
+            self._running.discard(work)
+            self._under_way.discard(work)
+            self._last_sign = time.monotonic()
+            self._crews = 1
+
+    def _given_up(self) -> StoreUnavailable:
+        """A wait was in vain. Where nothing at all comes back, threads and connections may hang for
+        good, as behind a network that drops packets: go on with new ones.
+        """
+        now = time.monotonic()
+        silence = now - self._last_sign
+        if silence > 3 * self._timeout and self._running and self._crews < _MOST_CREWS:
+            self._last_sign = now
+            self._crews += 1
+            self._threads.close()
+            self._flights, self._queue = Flights(), Queue(self._most)
+            if hasattr(self._store, "renew"):
+                self._threads.submit(self._store.renew)
+        return too_slow(self._timeout)
+
+    def refuse_event_loop(self) -> None:
+        """Raise ``RuntimeError`` where waiting would block an event loop."""
+        if in_event_loop():
+            raise RuntimeError(
+                "this would block the event loop: use the twin with an `a` (`await asave()`)"
+            )
+
+    def _prepared(
+        self,
+        flow: Flow[Any],
+        wanted: Call | Pause | None = None,
+        deadline: float = float("inf"),
+    ) -> Outcome:
+        try:
+            self._store.prepare()
+            return drive(flow, self._store, wanted, deadline), None
+        except BaseException as error:
+            return None, error
+
+    # One flow.
+
+    def _begin(self, flow: Flow[T], waiter: Waiter) -> Claim:
+        claim = Claim()
+
+        def work() -> None:
+            if claim.take():
+                waiter.tell(self._prepared(flow))
+
+        self._post(work)
+        return claim
+
+    def _result(self, outcome: Outcome | None, claim: Claim | None = None) -> Any:
+        if outcome is not None:
+            return result_of(outcome)
+        if claim is not None:
+            claim.take()
+        raise self._given_up()
+
+    def run(self, flow: Flow[T], /) -> T:
+        self.refuse_event_loop()
+        waiter = ThreadWaiter()
+        claim = self._begin(flow, waiter)
+        return self._result(waiter.wait(self._timeout), claim)  # type: ignore[no-any-return]
+
+    async def arun(self, flow: Flow[T], /) -> T:
+        waiter = waiter_here()
+        claim = self._begin(flow, waiter)
+        return self._result(await waiter.wait(self._timeout), claim)  # type: ignore[no-any-return]
+
+    # One load for all who wait for it.
+
+    def _fly(
+        self, flights: Flights, key: Hashable, flight: Flight, flow: Callable[[], Flow[Any]]
+    ) -> None:
+        flight.begin()
+        flights.land(key, flight, self._prepared(deferred(flow)))
+
+    def run_shared(
+        self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
+    ) -> T:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            waiter, flights = ThreadWaiter(), self._flights
+            flight, current, launch = flights.join(key, waiter)
+            if launch and self._at_once:
+                self._fly(flights, key, flight, flow)
+            elif launch:
+                self._post(partial(self._fly, flights, key, flight, flow))
+            outcome = waiter.wait(deadline - time.monotonic())
+            if current or outcome is None:
+                return self._result(outcome)  # type: ignore[no-any-return]
+            found = cached()
+            if found is not None:
+                return found
+
+    async def arun_shared(
+        self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
+    ) -> T:
+        left = self._timeout
+        while True:
+            began = time.monotonic()
+            waiter, flights = waiter_here(), self._flights
+            flight, current, launch = flights.join(key, waiter)
+            if launch:
+                self._post(partial(self._fly, flights, key, flight, flow))
+            outcome = await waiter.wait(left)
+            if current or outcome is None:
+                return self._result(outcome)  # type: ignore[no-any-return]
+            found = cached()
+            if found is not None:
+                return found
+            left -= time.monotonic() - began
+
+    # Commits, which may be shared.
+
+    def commit(self, flow: Flow[T], /) -> T:
+        if not self._shares_commits:
+            return self.run(flow)
+        self.refuse_event_loop()
+        waiter = ThreadWaiter()
+        job, queue = Job(flow, waiter), self._queue
+        if queue.add(job):
+            if self._at_once:
+                self._lead_once(queue)
+            else:
+                self._post(partial(self._lead, queue))
+        outcome = waiter.wait(self._timeout, PATIENCE, partial(self._nudge, queue, job))
+        return self._committed(outcome, queue, job)  # type: ignore[no-any-return]
+
+    async def acommit(self, flow: Flow[T], /) -> T:
+        if not self._shares_commits:
+            return await self.arun(flow)
+        waiter = waiter_here()
+        job, queue = Job(flow, waiter), self._queue
+        if queue.add(job):
+            self._post(partial(self._lead, queue))
+        outcome = await waiter.wait(self._timeout, PATIENCE, partial(self._nudge, queue, job))
+        return self._committed(outcome, queue, job)  # type: ignore[no-any-return]
+
+    def _committed(self, outcome: Outcome | None, queue: Queue, job: Job) -> Any:
+        if outcome is not None:
+            return result_of(outcome)
+        queue.withdraw(job)
+        raise self._given_up()
+
+    def _nudge(self, queue: Queue, job: Job) -> None:
+        if queue.wants_leader(job):
+            self._post(partial(self._lead, queue))
+
+    def _lead(self, queue: Queue) -> None:
+        while jobs := queue.take():
+            self._carry_out(jobs)
+
+    def _lead_once(self, queue: Queue) -> None:
+        """In the thread of one who waits, who is not kept for longer than a commit."""
+        deadline = time.monotonic() + self._timeout
+        self._carry_out(queue.take(), deadline)
+        if queue.resign():
+            self._post(partial(self._lead, queue))
+
+    def _carry_out(self, jobs: list[Job], deadline: float = float("inf")) -> None:
+        if len(jobs) == 1:
+            self._finish(jobs[0], deadline)
+            return
+        try:
+            self._store.prepare()
+            shared, alone = begin(jobs, self._store.takes)
+            answers = self._store.group([job.wanted for job in shared]) if shared else ()
+            alone += answer(shared, answers)
+        except BaseException as error:
+            tell_all([(job.waiter, (None, error)) for job in jobs])
+            return
+        tell_all([(job.waiter, job.outcome) for job in jobs if job.outcome is not None])
+        for job in alone:
+            self._post(partial(self._finish, job))
+
+    def _finish(self, job: Job, deadline: float = float("inf")) -> None:
+        job.waiter.tell(self._prepared(job.flow, job.wanted, deadline))
+
+    # The end.
+
+    def close(self) -> None:
+        """Let what is under way come to its end, close the store, end the threads."""
+        deadline = time.monotonic() + self._timeout
+        while self._is_busy() and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+        close_store(self._store)
+        self._threads.close()
+
+    async def aclose(self) -> None:
+        """Let what is under way come to its end, close the store, end the threads."""
+        deadline = time.monotonic() + self._timeout
+        while self._is_busy() and time.monotonic() < deadline:
+            await anyio.sleep(_LOOK_SECONDS)
+        await wait_for(self._threads.submit(lambda: close_store(self._store)), self._timeout)
+        self._threads.close()
+
+    def _is_busy(self) -> bool:
+        return bool(self._under_way) or not self._queue.is_idle
+
+    def abandon(self) -> None:
+        """In a child process: the threads are not there, and their lock may be held for ever."""
+        self._ending.detach()
