@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .contenders import CONTENDERS
-from .report import number
+from .text import number
 
 _CHOSEN = (
     "floor-sqlite", "sessionware-sqlite", "floor-psycopg", "sessionware-psycopg",

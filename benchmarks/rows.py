@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import sha256
@@ -13,41 +14,51 @@ import psycopg
 
 from sessionware import SessionManager
 from sessionware.clock import now
+from sessionware.rows import owner_of
 from sessionware.stores import Row
 from sessionware.tokens import hash_id
 
+from .calling import COOKIE
 from .peers.ours import manager_for
 from .site import PAYLOAD, Place, libpq, postgres
 
 COLUMNS: Final = Row._fields[1:]
 """All but the id, which the database gives."""
 _CHUNK: Final = 20_000
-_USER: Final = "user-0"
 
 Tick = Callable[[str], None]
 
 
-def seed_of(number: int) -> bytes:
-    """The ID behind the row with this number, before it is made a cookie."""
-    return sha256(b"benchmark %d" % number).digest()
+def _sid_of(number: int) -> str:
+    seed = sha256(b"benchmark %d" % number).digest()
+    return urlsafe_b64encode(seed).rstrip(b"=").decode()
 
 
 def hash_of(number: int) -> bytes:
     """The key of the row with this number."""
-    return sha256(seed_of(number)).digest()
+    return hash_id(_sid_of(number))
+
+
+def cookie_of(manager: SessionManager, number: int) -> str:
+    """What a browser sends for the row with this number."""
+    return f"{COOKIE}={manager.tokens.sign(_sid_of(number))}"
+
+
+def user_of(number: int) -> str:
+    return f"user-{number:09}"
 
 
 def one_row(place: Place, driver: str) -> Row:
-    """A session of 500 bytes whose user is logged in, as it comes out of the table; the table is
-    made, and empty.
+    """A session of 500 bytes whose user is logged in, as it comes out of the table, which is
+    left empty.
     """
     manager = manager_for(place, driver)
     try:
         session = manager.open(None)
         session.update(PAYLOAD)
-        session["user_id"] = _USER
+        session["user_id"] = user_of(0)
         manager.close(session)
-        (row,) = manager.store.user_rows(_USER, now())
+        (row,) = manager.store.user_rows(user_of(0), now())
         manager.store.remove(row)
         return row
     finally:
@@ -57,12 +68,18 @@ def one_row(place: Place, driver: str) -> Row:
 def copies(
     row: Row, count: int, *, hashed: Callable[[int], bytes] = hash_of, age: int = 0
 ) -> Iterator[Row]:
-    """Rows of other sessions and users, as old as ``age`` milliseconds."""
+    """Rows of other sessions, each of another user, as old as ``age`` milliseconds.
+
+    The user is in the column, in the content and, hashed, in the record's header.
+    """
+    name, owner = user_of(0).encode(), owner_of(user_of(0))
     for number in range(count):
+        user = user_of(number)
         shift = -age - number % 1_000_000
         yield row._replace(
             sid_hash=hashed(number),
-            user_id=f"user-{number}",
+            user_id=user,
+            data=row.data.replace(owner, owner_of(user)).replace(name, user.encode()),
             created_at=row.created_at + shift,
             last_seen=row.last_seen + shift,
             expires_at=row.expires_at + shift,
@@ -130,9 +147,15 @@ def drop(place: Place, driver: str) -> None:
             connection.execute(f"DROP TABLE IF EXISTS {name}".encode())
 
 
-def token_of(manager: SessionManager, number: int) -> tuple[str, bytes]:
-    """The cookie and the key of a session that can be asked for over HTTP."""
-    from base64 import urlsafe_b64encode
-
-    sid = urlsafe_b64encode(seed_of(number)).rstrip(b"=").decode()
-    return f"session={manager.tokens.sign(sid)}", hash_id(sid)
+def check(manager: SessionManager, *numbers: int) -> None:
+    """The rows are sessions as the middleware knows them: a write finds nothing to set right."""
+    for number in numbers:
+        session = manager.open(cookie_of(manager, number))
+        whole = {**PAYLOAD, "user_id": user_of(number)}
+        session.setdefault("seen", []).append(1)
+        headers = dict(manager.close(session))
+        session = manager.open(cookie_of(manager, number))
+        session["seen"].pop()
+        if session != whole or "set-cookie" in {name.lower() for name in headers}:
+            raise ValueError("the rows of the table are no sessions")
+        manager.close(session)

@@ -22,8 +22,8 @@ from sessionware.clock import now
 from sessionware.stores import Row
 
 from .peers.ours import manager_for
-from .rows import COLUMNS, Tick, copies, drop, fill, hash_of, one_row, settle
-from .site import PAYLOAD, Place, libpq, postgres
+from .rows import COLUMNS, Tick, check, copies, drop, fill, hash_of, one_row, settle
+from .site import Place, libpq, postgres
 
 ROWS = (1_000, 100_000, 5_000_000)
 OPERATIONS = ("lookup", "save", "touch", "insert")
@@ -115,15 +115,9 @@ def _connected(place: Place, driver: str) -> tuple[Callable[..., Any], Callable[
 
 
 def measure(
-    folder: Path, sizes: Sequence[int], calls: int, *, postgres: bool, tick: Tick
+    folder: Path, store: str, sizes: Sequence[int], calls: int, tick: Tick
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"sizes": list(sizes), "calls": calls, "stores": {}}
-    for store, driver in STORES.items():
-        if driver == "sqlite" or postgres:
-            found["stores"][store] = [
-                _one_size(folder, driver, size, calls, tick) for size in sizes
-            ]
-    return found
+    return {"at": [_one_size(folder, STORES[store], size, calls, tick) for size in sizes]}
 
 
 def _one_size(folder: Path, driver: str, size: int, calls: int, tick: Tick) -> dict[str, Any]:
@@ -137,7 +131,7 @@ def _one_size(folder: Path, driver: str, size: int, calls: int, tick: Tick) -> d
         manager = manager_for(place, driver)
         raw = Raw(place, driver, row)
         try:
-            _check(manager, size)
+            check(manager, 0, size // 2, size - 1)
             times = _times(Ours(manager, row), raw, size, calls, tick)
         finally:
             raw.close()
@@ -153,17 +147,6 @@ def _one_size(folder: Path, driver: str, size: int, calls: int, tick: Tick) -> d
             for name, both in times.items()
         },
     }
-
-
-def _check(manager: SessionManager, size: int) -> None:
-    """The rows are sessions: the manager finds them by their user and reads them."""
-    for number in (0, size // 2, size - 1):
-        (found,) = manager.list_sessions(f"user-{number}")
-        row = manager.store.store.load(hash_of(number), now())
-        record = manager.rows.records.read(row.data, sid_hash=row.sid_hash)
-        content = manager.codec.decode(record.payload, record.rich)
-        if not (found.handle and content.items() >= PAYLOAD.items()):
-            raise ValueError("the rows of the table are no sessions")
 
 
 def _times(
@@ -200,10 +183,3 @@ def _summary(times: list[float]) -> dict[str, float]:
         "min": ordered[0],
         "p99": ordered[len(ordered) * 99 // 100],
     }
-
-
-def growth(sizes: list[dict[str, Any]], operation: str) -> tuple[float, float]:
-    """Ours and the raw driver's: the median at the largest size over that at the smallest."""
-    small, large = sizes[0]["operations"][operation], sizes[-1]["operations"][operation]
-    ours, raw = (large[side]["median"] / small[side]["median"] for side in ("ours", "raw"))
-    return ours, raw

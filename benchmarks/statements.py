@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sqlite3.dbapi2
 import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -33,7 +34,7 @@ def _noting(*args: Any, **kwargs: Any) -> Any:
 
 def watch() -> None:
     """Note every connection to SQLite from now on; nothing is slower for that."""
-    sqlite3.connect = sqlite3.dbapi2.connect = _noting  # type: ignore[assignment]
+    sqlite3.connect = sqlite3.dbapi2.connect = _noting
 
 
 @contextmanager

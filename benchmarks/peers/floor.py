@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Awaitable
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -69,9 +70,9 @@ class FloorSession:
 class FloorStore(Protocol):
     """Where rows are: a key of 32 bytes and what is under it."""
 
-    async def load(self, key: bytes) -> bytes | None: ...
-    async def save(self, key: bytes, raw: bytes) -> None: ...
-    async def remove(self, key: bytes) -> None: ...
+    def load(self, key: bytes) -> Awaitable[bytes | None]: ...
+    def save(self, key: bytes, raw: bytes) -> Awaitable[None]: ...
+    def remove(self, key: bytes) -> Awaitable[None]: ...
 
 
 class Floor:
