@@ -25,13 +25,13 @@ _QUICKLY_SERVED = ("sessionware-sqlite", "sessionware-psycopg", "starlette-cooki
 
 def main() -> None:
     given = _arguments()
-    results = json.loads(given.reuse.read_text()) if given.reuse else _measure(given)
+    results = json.loads(given.reuse.read_text()) if given.reuse else _rounded(_measure(given))
     failed = [name for part in results.values() for name in part["failed"]]
     if given.keep and given.json is not None and given.json.exists():
         results = _in_order(json.loads(given.json.read_text()) | results)
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(_rounded(results), indent=1) + "\n")
+        given.json.write_text(json.dumps(results, indent=1) + "\n")
     if given.docs:
         report.into_docs(results, PAGE)
         if "requests" in results:

@@ -15,6 +15,7 @@ from .text import number
 
 _CHOSEN = (
     "floor-sqlite", "sessionware-sqlite", "floor-psycopg", "sessionware-psycopg",
+    "floor-asyncpg", "sessionware-asyncpg",
     "starlette-cookie", "starsessions-memory", "starsessions-redis", "litestar-memory",
     "litestar-redis", "sessionware-flask-sqlite", "flask-cookie", "flask-session-redis",
     "flask-session-sqlite", "sessionware-django-sqlite", "django-cached_db-sqlite",

@@ -78,7 +78,8 @@ def _efforts(results: dict[str, Any]) -> str:
             f"over a server {rounds} of {seconds:g} s, the load generator busy for at most "
             f"{busy:.0%} of it"
         )
-    return f"{'; '.join(parts)}. " if parts else ""
+    said = "; ".join(parts)
+    return f"{said[:1].upper()}{said[1:]}. " if parts else ""
 
 
 def terminal(results: dict[str, Any]) -> str:

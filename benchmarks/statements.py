@@ -20,6 +20,8 @@ class _Connection(sqlite3.Connection):
 
 _connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 _connect = sqlite3.connect
+_notes: list[list[str]] = []
+"""Where statements are noted at the moment."""
 
 
 def _noting(*args: Any, **kwargs: Any) -> Any:
@@ -29,6 +31,8 @@ def _noting(*args: Any, **kwargs: Any) -> Any:
     connection = _connect(*args, **kwargs)
     if isinstance(connection, _Connection):
         _connections.add(connection)
+        for texts in _notes:
+            connection.set_trace_callback(texts.append)
     return connection
 
 
@@ -42,10 +46,10 @@ def counted() -> Iterator[list[str]]:
     """The texts of all statements that are executed meanwhile."""
     texts: list[str] = []
     with ExitStack() as stack:
-        for connection in list(_connections):
-            with suppress(sqlite3.ProgrammingError):
-                connection.set_trace_callback(texts.append)
-                stack.callback(connection.set_trace_callback, None)
+        _notes.append(texts)
+        stack.callback(_trace, None)
+        stack.callback(_notes.clear)
+        _trace(texts.append)
         psycopg, asyncpg = sys.modules.get("psycopg"), sys.modules.get("asyncpg")
         if psycopg is not None:
             for kind in (psycopg.Cursor, psycopg.AsyncCursor):
@@ -59,6 +63,13 @@ def counted() -> Iterator[list[str]]:
                 method = getattr(prepared, name)
                 _replace(stack, prepared, name, _of_prepared(method, texts))
         yield texts
+
+
+def _trace(note: Callable[[str], object] | None) -> None:
+    for connection in list(_connections):
+        # One that was closed meanwhile has nothing to say.
+        with suppress(sqlite3.ProgrammingError):
+            connection.set_trace_callback(note)
 
 
 def selects(texts: list[str]) -> int:
