@@ -231,8 +231,8 @@ class ThreadRunner:
 
     def _lead_once(self, queue: Queue) -> None:
         """In the thread of one who waits, who is not kept for longer than a commit."""
-        deadline = time.monotonic() + self._timeout
-        self._carry_out(queue.take(), deadline)
+        # What has failed shortly before the end of its time is not tried for as long again.
+        self._carry_out(queue.take(), time.monotonic() + 0.75 * self._timeout)
         if queue.resign():
             self._post(partial(self._lead, queue))
 

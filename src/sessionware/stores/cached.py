@@ -88,11 +88,13 @@ class CachedStore(KeyedStore):
 
     def commit(self, flow: Flow[T], /) -> T:
         """As ``run``, for a flow that begins with a write: it may share a commit with others."""
-        return self.runner.commit(flow)
+        commit: Callable[[Flow[T]], T] = getattr(self.runner, "commit", self.runner.run)
+        return commit(flow)
 
     async def acommit(self, flow: Flow[T], /) -> T:
         """As ``arun``, for a flow that begins with a write: it may share a commit with others."""
-        return await self.runner.acommit(flow)
+        acommit: Callable[[Flow[T]], Any] = getattr(self.runner, "acommit", self.runner.arun)
+        return await acommit(flow)  # type: ignore[no-any-return]
 
     def fresh(self, sid_hash: bytes) -> Entry | None:
         """The cached entry, where it may be served without asking the store.

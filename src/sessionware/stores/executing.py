@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
+from .arrays import teach_psycopg
 from .statements import Gives, Script, Step, T, Text
 
 # Whose cursors have been seen to give what SQLAlchemy's rows hold: bytes for bytes, str for text.
@@ -147,6 +148,8 @@ class Through:
     def perform(self, step: Step) -> Any:
         connection = self.connection
         if isinstance(step, Text):
+            if step.values and connection.dialect.driver == "psycopg":
+                teach_psycopg(connection.connection.driver_connection)
             result = connection.exec_driver_sql(step.text, step.values or None)
             gives = step.gives
         else:
