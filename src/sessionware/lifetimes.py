@@ -31,6 +31,11 @@ class Lifetimes:
     absolute: int | None = None
     rolling: bool = False
 
+    @property
+    def touches(self) -> bool:
+        """Whether a request that changes nothing ever has to write."""
+        return self.rolling or self.idle is not None
+
     def renewable(self, expiry: Expiry) -> int | None:
         """The lifetime that a renewal starts again; None if a renewal changes nothing."""
         if expiry.kind == SECONDS:
@@ -88,8 +93,7 @@ class Lifetimes:
         The steps of different sessions are offset, so that they are not all rewritten at one time.
         """
         step = min(max(1000, (expires_at - last_seen) // 2), _LONGEST_PURGE_STEP)
-        offset = created_at % step
-        return -(-(expires_at - offset) // step) * step + offset
+        return expires_at + (created_at - expires_at) % step
 
 
 def as_expiry(value: ExpiryArgument) -> Expiry:

@@ -23,6 +23,8 @@ _ALL_FLAGS: Final = _RICH | _SEALED | _CUSTOM
 
 _HEADER: Final = Struct(">BB8s6s8sqBq")
 HEADER_BYTES: Final = _HEADER.size
+_pack: Final = _HEADER.pack
+_unpack: Final = _HEADER.unpack_from
 # format, flags, nonce, handle, owner, renewed, expiry kind, expiry value
 _Fields: TypeAlias = tuple[int, int, bytes, bytes, bytes, int, int, int]
 
@@ -73,7 +75,7 @@ class Record:
 def _parse(raw: bytes) -> _Fields:
     if len(raw) < HEADER_BYTES:
         raise CorruptRecord("a record is too short")
-    fields: _Fields = _HEADER.unpack_from(raw)
+    fields: _Fields = _unpack(raw)
     if fields[0] != _FORMAT or fields[1] > _ALL_FLAGS or fields[6] > BROWSER:
         raise CorruptRecord("a record has an unknown format")
     return fields
@@ -130,15 +132,23 @@ class RecordFormat:
             raise ValueError("nonce, handle or owner has the wrong length")
         if not 0 <= header.expiry.kind <= BROWSER or (rich and self._flags & _CUSTOM):
             raise ValueError("unknown kind of expiry, or rich JSON from a custom serializer")
-        head = _HEADER.pack(
-            _FORMAT,
-            self._flags | (_RICH if rich else 0),
-            header.nonce,
-            header.handle,
-            header.owner,
-            header.renewed,
-            *header.expiry,
-        )
+        return self.pack(*header, payload, rich, sid_hash)
+
+    def pack(
+        self,
+        nonce: bytes,
+        handle: bytes,
+        owner: bytes,
+        renewed: int,
+        expiry: Expiry,
+        payload: bytes,
+        rich: bool,
+        sid_hash: bytes,
+    ) -> bytes:
+        """As ``write``, unchecked: for fields that were read from a record or made here."""
+        flags = self._flags | _RICH if rich else self._flags
+        kind, value = expiry
+        head = _pack(_FORMAT, flags, nonce, handle, owner, renewed, kind, value)
         if self._cipher is None:
             return head + payload
         return head + self._cipher.seal(payload, sid_hash=sid_hash, aad=head)
