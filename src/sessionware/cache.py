@@ -119,10 +119,9 @@ class RowCache:
 
     def settle(self, key: bytes, token: int, row: Row, mark: int | None = None) -> None:
         """After a commit: cache what was written, or evict if another write overlapped with it."""
-        stripe = hash(key) % _STRIPES
         with self._lock:
-            current = self._generations[stripe] == token
-            self._generations[stripe] += 1
+            current = self._generations[_stripe(key)] == token
+            self._generations[_stripe(key)] += 1
             if not (current and self._put(key, row, mark)):
                 self._entries.pop(key, None)
 
@@ -141,13 +140,12 @@ class RowCache:
                 self._entries[key] = entry._replace(snapshot=snapshot)
 
     def invalidate(self, key: bytes) -> int:
-        """Evict, and let no fill under way come through; gives the token of who writes next."""
-        stripe = hash(key) % _STRIPES
+        """Evict, and let no fill under way come through. Gives the token of who writes next."""
         with self._lock:
-            token = self._generations[stripe] = self._generations[stripe] + 1
-            if key in self._entries:
-                del self._entries[key]
-            return token
+            stripe = _stripe(key)
+            self._generations[stripe] += 1
+            self._entries.pop(key, None)
+            return self._generations[stripe]
 
     def retime(self, key: bytes, row: Row) -> None:
         """Replace an entry by the same version with later times; its own end stays."""

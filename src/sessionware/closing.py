@@ -137,7 +137,7 @@ class Closings:
         """A snapshot of what the session held as its response began."""
         if decided.payload is None and state.loaded is not None:
             return state.loaded
-        return self.endings.snapshot(session)
+        return self.endings.sent(session, decided)
 
     def closing(self, session: Session) -> Closing:
         """What the response has to carry, now that all is committed."""
@@ -154,15 +154,16 @@ class Closings:
     def reissued(self, session: Session) -> Closing:
         """The cookie of a stored session once more, as long as that lives from now on."""
         state = state_of(session)
-        if state.id is None or state.row is None or state.header is None:
+        row, header = state.row, state.header
+        if state.id is None or row is None or header is None:
             return _READ if session.accessed else _UNTOUCHED
         max_age = self.rows.lifetimes.cookie_max_age(
-            state.header.expiry,
-            renewed=self.rows.renewed(state.header, state.row),
-            started=started(state.row),
+            header.expiry,
+            renewed=self.rows.renewed(header, row),
+            started=started(row),
             now=clock.now(),
         )
-        lasting = state.header.expiry != DEFAULT_EXPIRY
+        lasting = header.expiry != DEFAULT_EXPIRY
         return Closing(CookieDue.SET, True, state.id, max_age, lasting)
 
     def set_cookie(self, closing: Closing) -> str | None:

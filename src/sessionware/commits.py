@@ -13,7 +13,7 @@ from .errors import Contention, DuplicateKey, OutcomeUnknown, StoreUnavailable
 from .events import EventSink
 from .flows import Flow, Pause, T
 from .limits import UserLimit
-from .plans import Delete, Insert, Plan, Rotate, Touch
+from .plans import Delete, Insert, Plan, Rotate, Touch, Update
 from .records import read_nonce
 from .rows import Change, Done, Emptied, Lost, Next, RowMaker, Verdict
 from .states import CookieDue, SessionState
@@ -60,6 +60,8 @@ class Committer:
 
     def _write(self, state: SessionState, decided: Plan, change: Change) -> Flow[Verdict]:
         match decided:
+            case Update():
+                return self.write(state, change)
             case Insert():
                 return self._insert(state, change)
             case Rotate():
@@ -74,10 +76,10 @@ class Committer:
 
     def _insert(self, state: SessionState, change: Change) -> Flow[Verdict]:
         """Make the row; its ID is ours alone, so a key that is taken only asks for another ID."""
+        handle = state.handle_bytes
         for _ in range(_TRIES):
             session_id = new_id()
-            sid_hash = hash_id(session_id)
-            made = self._rows.first(change, sid_hash, state.handle_bytes)
+            made = self._rows.first(change, hash_id(session_id), handle)
             try:
                 row = yield from _patiently(partial(self._insert_once, made.row))
             except DuplicateKey:
@@ -85,7 +87,7 @@ class Committer:
             state.id = session_id
             state.committed(made, row)
             state.cookie = CookieDue.SET
-            self._events.emit("created", state.handle)
+            self._events.emit("created", handle.hex())
             return made
         raise _refused()
 
@@ -172,7 +174,7 @@ class Committer:
         unsure: _Unsure | None = None
         for attempt in range(_TRIES):
             verdict = self._following(change, loaded, current, unsure)
-            if current is None or not isinstance(verdict, Next | Emptied):
+            if current is None or not isinstance(verdict, (Next, Emptied)):
                 return self._settle(state, change, verdict)
             try:
                 if (yield from self._attempt(verdict, current, change.now)):

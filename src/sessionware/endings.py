@@ -39,11 +39,14 @@ class Content:
 
 @dataclass(slots=True)
 class Decided:
-    """A plan, the change where it writes content, and the payload the application holds now."""
+    """A plan, the change where it writes content, and what the application holds now: its bytes,
+    and whether they are rich.
+    """
 
     plan: Plan
     change: Change | None = None
     payload: bytes | None = field(default=None, repr=False)
+    rich: bool = False
 
 
 class Endings:
@@ -53,6 +56,8 @@ class Endings:
         self._rows = rows
         self.user_key = user_key
         self._record_client = record_client
+        # Whether a request that changes nothing ever has to write.
+        self._touches = rows.lifetimes.rolling or rows.lifetimes.idle is not None
 
     def decide(
         self, state: SessionState, session: Session, now: int, *, failed: bool = False
@@ -91,13 +96,13 @@ class Endings:
                 session.expiry_set and self._expiry_changed(state, session),
                 before,
                 after,
-                self._touch_due(state, now),
+                self._touches and self._touch_due(state, now),
             )
         )
         if decided is NOTHING or isinstance(decided, Touch):
-            return Decided(decided, None, content.payload)
+            return Decided(decided, None, content.payload, content.rich)
         change = self._change(decided, state, session, content, before, after, now)
-        return Decided(decided, change, content.payload)
+        return Decided(decided, change, content.payload, content.rich)
 
     def is_as_loaded(self, state: SessionState, session: Session) -> bool:
         """Whether nothing was asked for and nothing changed, at a glance: most requests only
@@ -112,6 +117,8 @@ class Endings:
 
     def still_holds(self, state: SessionState, session: Session) -> bool:
         """Whether the session holds what it held when the response began."""
+        if isinstance(state.sent, tuple):
+            return self._encodes_to(session, *state.sent)
         if state.sent == state.loaded:
             if state.row is None:
                 return not dict.__len__(session)
@@ -123,6 +130,25 @@ class Endings:
                 except Exception:
                     return False
         return self.snapshot(session) == state.sent
+
+    def _encodes_to(self, session: Session, payload: bytes, rich: bool) -> bool:
+        """Whether the session would be stored as these bytes; as JSON alone, where nothing was
+        assigned since.
+        """
+        try:
+            if not (rich or session.has_intents or self._rows.codec.custom):
+                return to_json(session) == payload
+            return self._rows.encode(session) == (payload, rich)
+        except Exception:
+            return False
+
+    def sent(self, session: Session, decided: Decided) -> object:
+        """What a session that was looked at holds now, for ``still_holds``: the bytes it was just
+        encoded to, but a custom serializer's, which may differ each time.
+        """
+        if decided.payload is None or self._rows.codec.custom:
+            return self.snapshot(session)
+        return decided.payload, decided.rich
 
     def snapshot(self, session: Session) -> object:
         """What the session holds now, to be compared with what it holds later; None if it can't be
@@ -196,7 +222,7 @@ class Endings:
         return as_expiry(session.expiry) != stored
 
     def _touch_due(self, state: SessionState, now: int) -> bool:
-        if not self._rows.lifetimes.touches or state.row is None or state.header is None:
+        if state.row is None or state.header is None:
             return False
         return self._rows.touch_due(state.row, state.header, now)
 
@@ -215,7 +241,8 @@ class Endings:
         proven = session.reauthenticated and not self.user_key
         login = proven or (isinstance(decided, Rotate) and decided.login)
         if fresh:
-            after = user_of(session, self.user_key)
+            # Of an ended session too the content has been looked at.
+            after = after if self.user_key else None
             login = proven or after is not None
         return Change(
             os.urandom(NONCE_BYTES),

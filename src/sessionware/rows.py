@@ -128,7 +128,7 @@ class RowMaker:
             now if change.login else None,  # authenticated_at
             now,  # last_seen
             expires_at,
-            self._purge_after(0, now, now, expires_at),
+            self.lifetimes.purge_after(created_at=now, last_seen=now, expires_at=expires_at),
             ip,
             user_agent,
         )
@@ -148,7 +148,10 @@ class RowMaker:
                 # nonce was made later.
                 if current.expires_at <= change.now:
                     return Lost("the session had expired")
-                return self._written(change, current, read_header(current.data))
+                if change.empty:
+                    return Emptied()
+                old = read_header(current.data)
+                return self._row(change, current, old, change.payload, change.rich)
             if read_nonce(current.data) == change.nonce:
                 return Done(current)
             if current.created_at != loaded.created_at:
@@ -164,7 +167,9 @@ class RowMaker:
     def _merged(self, change: Change, loaded: Row, current: Row) -> Verdict:
         record = self.records.read(current.data, sid_hash=current.sid_hash)
         if change.barrier or (current.version == loaded.version and change.edit is None):
-            return self._written(change, current, record.header)
+            if change.empty:
+                return Emptied()
+            return self._row(change, current, record.header, change.payload, change.rich)
         theirs = self.codec.decode(record.payload, record.rich)
         result = None
         if change.edit is not None:
@@ -184,11 +189,6 @@ class RowMaker:
         """Which keys of ``mine``, the change's content, are the request's own."""
         base = self.codec.decode(change.base, change.base_rich)
         return diff(base, mine, self.fingerprint, change.assigned)
-
-    def _written(self, change: Change, current: Row, header: Header) -> Verdict:
-        if change.empty:
-            return Emptied()
-        return self._row(change, current, header, change.payload, change.rich)
 
     def _row(
         self,
@@ -247,8 +247,10 @@ class RowMaker:
         data = self.records.pack(
             change.nonce, handle, owner, effective, expiry, payload, rich, sid_hash
         )
-        purge_after = self._purge_after(purge_after, created_at, seen, expires_at)
-        row = Row(
+        purge_after = lifetimes.purge_after(
+            created_at=created_at, last_seen=seen, expires_at=expires_at, mark=purge_after
+        )
+        following = (
             row_id,
             sid_hash,
             version + 1,
@@ -263,7 +265,7 @@ class RowMaker:
             ip,
             user_agent,
         )
-        return Next(row, payload, rich, renewed, result)
+        return Next(Row._make(following), payload, rich, renewed, result)
 
     def touched(self, row: Row, header: Header, now: int) -> Row:
         """The row with its times renewed and nothing else."""
@@ -271,7 +273,9 @@ class RowMaker:
         expires_at = self.lifetimes.expires_at(
             header.expiry, renewed=renewed, last_seen=now, started=started(row)
         )
-        purge_after = self._purge_after(row.purge_after, row.created_at, now, expires_at)
+        purge_after = self.lifetimes.purge_after(
+            created_at=row.created_at, last_seen=now, expires_at=expires_at, mark=row.purge_after
+        )
         return row._replace(last_seen=now, expires_at=expires_at, purge_after=purge_after)
 
     def touch_due(self, row: Row, header: Header, now: int) -> bool:
@@ -284,13 +288,6 @@ class RowMaker:
     def renewed(self, header: Header, row: Row) -> int:
         """When the lifetime last started again."""
         return max(header.renewed, row.last_seen) if self.lifetimes.rolling else header.renewed
-
-    def _purge_after(self, mark: int, created_at: int, last_seen: int, expires_at: int) -> int:
-        """The purge mark, which stays while it is not early and not much too late."""
-        due = self.lifetimes.purge_after(
-            created_at=created_at, last_seen=last_seen, expires_at=expires_at
-        )
-        return mark if expires_at <= mark <= due else due
 
     def fingerprint(self, value: Any) -> Any:
         """What is equal for two values that are stored alike. A custom serializer may write the

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -22,9 +21,9 @@ def user_of(content: Mapping[Any, Any], user_key: Sequence[str]) -> str | None:
     column.
     """
     # Not by what a session does when it is read.
-    get = partial(dict.get, content) if isinstance(content, dict) else content.get
+    get: Callable[..., Any] = dict.get if isinstance(content, dict) else type(content).get
     for key in user_key:
-        value = get(key)
+        value = get(content, key)
         if value is not None:
             return user_name(value)
     return None

@@ -200,7 +200,7 @@ class CachedStore(KeyedStore):
         token = self.cache.token(row.sid_hash)
         mark = self.channel.mark(row.sid_hash)
         row_id: int = yield Call("insert", (row,))
-        stored = row._replace(id=row_id)
+        stored = Row(row_id, *row[1:])
         self.cache.settle(row.sid_hash, token, stored, mark)
         return stored
 
