@@ -196,9 +196,9 @@ class Endings:
         return Content(payload, rich, empty, changed)
 
     def delta(self, state: SessionState, session: Session) -> Delta:
-        """Which keys of a stored session are this request's own."""
-        mine = dict(dict.items(session))
-        return self._differs(state, mine, session.written)
+        """Which keys of a stored session are this request's own. Raises as ``content`` does."""
+        self._rows.encode(session)
+        return self._differs(state, dict(dict.items(session)), session.written)
 
     def _differs(
         self, state: SessionState, mine: dict[Any, Any], assigned: Collection[Any] = ()
