@@ -2,92 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
-
 import pytest
 
-from sessionware import SerializationError, Session, SessionManager, SessionTooLarge
-from sessionware.endings import Decided, Endings, drop_unwritten
+from sessionware import SerializationError, Session, SessionTooLarge
+from sessionware.endings import Decided, drop_unwritten
 from sessionware.merging import Delta
 from sessionware.plans import NOTHING, Delete, Insert, Plan, Rotate, Touch, Update
 from sessionware.records import SECONDS, Expiry, read_header
-from sessionware.rows import Next, RowMaker
-from sessionware.states import SessionState
+from sessionware.rows import Change
 from sessionware.stores.protocol import Row
-from tests.apps import SECRET
 from tests.byhand import CODEC, NOON, content_of, row_maker, stored
-
-MAKER = row_maker()
-KEYS = ("user_id",)
-MANAGER = SessionManager(secret_key=SECRET, purge_interval=None)
-"""Only for its type: nothing here goes through a manager."""
-
-Act = Callable[[Session], object]
+from tests.one_request import MAKER, Act, Case, deleting, in_turn, storing
 
 
-class Case:
-    """One request on a session, new or stored, and how it ends."""
-
-    def __init__(
-        self,
-        row: Row | None = None,
-        *,
-        maker: RowMaker = MAKER,
-        user_key: tuple[str, ...] = KEYS,
-        record_client: bool = False,
-    ) -> None:
-        self.maker = maker
-        self.endings = Endings(maker, user_key, record_client)
-        self.state = SessionState(MANAGER, client=("::1", "curl"))
-        content: dict[Any, Any] = {}
-        if row is not None:
-            record = maker.records.read(row.data, sid_hash=row.sid_hash)
-            self.state.row, self.state.header = row, record.header
-            self.state.payload, self.state.rich = record.payload, record.rich
-            content = content_of(maker, row)
-        self.session = Session(content)
-
-    def ends(self, act: Act = len, *, now: int = NOON, failed: bool = False) -> Decided:
-        act(self.session)
-        return self.endings.decide(self.state, self.session, now, failed=failed)
-
-    def leaves(self, act: Act, *, now: int = NOON) -> Row:
-        """The row that the request leaves behind."""
-        decided = self.ends(act, now=now)
-        assert decided.change is not None
-        if isinstance(decided.plan, Insert):
-            return self.maker.first(decided.change, os.urandom(32), os.urandom(6)).row
-        change = decided.change
-        if isinstance(decided.plan, Rotate):
-            change = replace(change, new_hash=os.urandom(32))
-        row = self.state.row
-        assert row is not None
-        verdict = self.maker.following(change, row, row)
-        assert isinstance(verdict, Next)
-        return verdict.row
-
-
-def storing(**content: Any) -> Act:
-    return lambda session: session.update(content)
-
-
-def deleting(*keys: str) -> Act:
-    def act(session: Session) -> None:
-        for key in keys:
-            del session[key]
-
-    return act
-
-
-def in_turn(*acts: Act) -> Act:
-    def act(session: Session) -> None:
-        for each in acts:
-            each(session)
-
-    return act
+def own_keys(change: Change) -> Delta:
+    """Which keys a merge would take from this change."""
+    return MAKER.delta(change, CODEC.decode(change.payload, change.rich))
 
 
 ANYBODYS = stored(MAKER, {"cart": ["tea"], "n": 1})
@@ -111,6 +41,7 @@ PLANS: dict[str, tuple[Row | None, Act, Plan]] = {
     ),
     "marked as modified": (ANYBODYS, Session.mark_modified, NOTHING),
     "a nested change": (ANYBODYS, lambda session: session["cart"].append("milk"), Update()),
+    "another value of the same length": (ANYBODYS, storing(n=2), Update()),
     "another type of the same value": (ANYBODYS, storing(n=True), Update()),
     "one key deleted": (ANYBODYS, deleting("n"), Update()),
     "all keys deleted": (ANYBODYS, deleting("n", "cart"), Delete()),
@@ -257,7 +188,7 @@ class TestChanges:
 
         change = Case(row).ends(act).change
         assert change is not None
-        assert change.delta == Delta(
+        assert own_keys(change) == Delta(
             frozenset({"assigned", "changed", "nested", "new"}), frozenset({"gone"})
         )
         assert CODEC.decode(change.payload, change.rich)["nested"] == [1, 2]
@@ -276,7 +207,7 @@ class TestChanges:
     def test_what_was_set_and_deleted_again_is_not_written(self) -> None:
         change = Case(ANYBODYS).ends(in_turn(storing(a=1, b=2), deleting("a"))).change
         assert change is not None
-        assert change.delta == Delta(frozenset("b"), frozenset())
+        assert own_keys(change) == Delta(frozenset("b"), frozenset())
 
     def test_the_expiry_goes_along_only_if_it_was_set(self) -> None:
         set_and_stored = in_turn(storing(a=1), lambda session: session.set_expiry(60))

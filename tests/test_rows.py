@@ -30,7 +30,8 @@ def following(
 
 def written_by(content: dict[str, Any], base: dict[str, Any] = BASE, **more: Any) -> Change:
     """The wish of a request that turned ``base`` into this content."""
-    return change_to(content, delta=diff(base, content, CODEC.fingerprint), **more)
+    payload, rich = CODEC.encode(base)
+    return change_to(content, base=payload, base_rich=rich, **more)
 
 
 def after(content: dict[str, Any], row: Row = LOADED, maker: RowMaker = MAKER, **more: Any) -> Row:
@@ -102,7 +103,7 @@ def test_what_is_written_is_the_merge_of_both(
     loaded = stored(MAKER, base)
     change = written_by(mine, base)
     verdict = following(change, after(theirs, loaded), loaded)
-    expected = merge(change.delta, mine, theirs)
+    expected = merge(diff(base, mine, CODEC.fingerprint), mine, theirs)
     if expected:
         assert content_of(MAKER, verdict.row) == expected
     else:

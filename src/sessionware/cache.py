@@ -139,11 +139,13 @@ class RowCache:
             if self._entries.get(key) is entry:
                 self._entries[key] = entry._replace(snapshot=snapshot)
 
-    def invalidate(self, key: bytes) -> None:
-        """Evict, and let no fill under way come through."""
+    def invalidate(self, key: bytes) -> int:
+        """Evict, and let no fill under way come through. Gives the token of who writes next."""
         with self._lock:
-            self._generations[_stripe(key)] += 1
+            stripe = _stripe(key)
+            self._generations[stripe] += 1
             self._entries.pop(key, None)
+            return self._generations[stripe]
 
     def retime(self, key: bytes, row: Row) -> None:
         """Replace an entry by the same version with later times; its own end stays."""

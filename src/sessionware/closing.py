@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from . import clock
@@ -17,7 +15,7 @@ from .lifetimes import DEFAULT_EXPIRY
 from .plans import Nothing, Touch
 from .rows import Lost, RowMaker, Verdict, started
 from .session import Session
-from .states import CookieDue, SessionState, attempting, state_of
+from .states import CookieDue, SessionState, state_of
 from .tokens import Tokens
 
 
@@ -86,11 +84,17 @@ class Closings:
         """Save as the response begins, and say what it has to carry."""
         decided = self.decide(session, failed=failed)
         if decided is not None:
-            work = state_of(session).fork()
-            with _sparing_touches(decided), attempting(session):
-                flow = self.committer.commit(work, decided.plan, decided.change)
-                verdict = self._commit(flow)
-                _adopt(session, work, decided, verdict)
+            state = state_of(session)
+            work = state.fork()
+            intents = session.take_intents()
+            try:
+                verdict = self._commit(self.committer.commit(work, decided.plan, decided.change))
+            except BaseException as error:
+                session.put_back(intents)
+                if not _is_lost_touch(error, decided):
+                    raise
+            else:
+                _adopt(state, work, decided, verdict)
         return self.closing(session)
 
     async def afinish(self, session: Session, *, failed: bool = False) -> Closing:
@@ -102,10 +106,17 @@ class Closings:
 
     async def acommit(self, session: Session, decided: Decided) -> None:
         """Carry out what ``decide`` has decided."""
-        work = state_of(session).fork()
-        with _sparing_touches(decided), attempting(session):
-            flow = self.committer.commit(work, decided.plan, decided.change)
-            _adopt(session, work, decided, await self._acommit(flow))
+        state = state_of(session)
+        work = state.fork()
+        intents = session.take_intents()
+        try:
+            verdict = await self._acommit(self.committer.commit(work, decided.plan, decided.change))
+        except BaseException as error:
+            session.put_back(intents)
+            if not _is_lost_touch(error, decided):
+                raise
+        else:
+            _adopt(state, work, decided, verdict)
 
     def decide(self, session: Session, *, failed: bool = False) -> Decided | None:
         """What is to be committed as the response begins; None for most requests, which only
@@ -132,7 +143,7 @@ class Closings:
         """A snapshot of what the session held as its response began."""
         if decided.payload is None and state.loaded is not None:
             return state.loaded
-        return self.endings.snapshot(session)
+        return self.endings.sent(session, decided)
 
     def closing(self, session: Session) -> Closing:
         """What the response has to carry, now that all is committed."""
@@ -149,15 +160,16 @@ class Closings:
     def reissued(self, session: Session) -> Closing:
         """The cookie of a stored session once more, as long as that lives from now on."""
         state = state_of(session)
-        if state.id is None or state.row is None or state.header is None:
+        row, header = state.row, state.header
+        if state.id is None or row is None or header is None:
             return _READ if session.accessed else _UNTOUCHED
         max_age = self.rows.lifetimes.cookie_max_age(
-            state.header.expiry,
-            renewed=self.rows.renewed(state.header, state.row),
-            started=started(state.row),
+            header.expiry,
+            renewed=self.rows.renewed(header, row),
+            started=started(row),
             now=clock.now(),
         )
-        lasting = state.header.expiry != DEFAULT_EXPIRY
+        lasting = header.expiry != DEFAULT_EXPIRY
         return Closing(CookieDue.SET, True, state.id, max_age, lasting)
 
     def set_cookie(self, closing: Closing) -> str | None:
@@ -196,20 +208,14 @@ class Closings:
         )
 
 
-@contextmanager
-def _sparing_touches(decided: Decided) -> Iterator[None]:
+def _is_lost_touch(error: BaseException, decided: Decided) -> bool:
     """A touch that a failing store loses is no reason to fail the request; the failure is
     reported.
     """
-    try:
-        yield
-    except StoreUnavailable:
-        if not isinstance(decided.plan, Touch):
-            raise
+    return isinstance(error, StoreUnavailable) and isinstance(decided.plan, Touch)
 
 
-def _adopt(session: Session, work: SessionState, decided: Decided, verdict: Verdict) -> None:
-    state = state_of(session)
+def _adopt(state: SessionState, work: SessionState, decided: Decided, verdict: Verdict) -> None:
     state.adopt(work)
     if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
         # What was dropped differs from what is stored, and that is no late change.

@@ -13,7 +13,7 @@ from .errors import Contention, DuplicateKey, OutcomeUnknown, StoreUnavailable
 from .events import EventSink
 from .flows import Flow, Pause, T
 from .limits import UserLimit
-from .plans import Delete, Insert, Nothing, Plan, Rotate, Touch
+from .plans import Delete, Insert, Plan, Rotate, Touch, Update
 from .records import read_nonce
 from .rows import Change, Done, Emptied, Lost, Next, RowMaker, Verdict
 from .states import CookieDue, SessionState
@@ -51,56 +51,54 @@ class Committer:
         """Carry out the plan, and note in the state what the store holds and the cookie that is
         due.
         """
-        match decided:
-            case Nothing():
-                return Lost("nothing was to be done")
-            case Touch():
-                return (yield from self._touch(state))
-        assert change is not None
+        if change is None:
+            return self._touch(state) if isinstance(decided, Touch) else _nothing()
         if self._limit is None or not change.login or change.user_id is None:
-            return (yield from self._write(state, decided, change))
+            return self._write(state, decided, change)
         login = partial(self._write, state, decided, change)
-        return (yield from self._limit.around(change.user_id, state, login))
+        return self._limit.around(change.user_id, state, login)
 
     def _write(self, state: SessionState, decided: Plan, change: Change) -> Flow[Verdict]:
         match decided:
+            case Update():
+                return self.write(state, change)
             case Insert():
-                return (yield from self._insert(state, change))
+                return self._insert(state, change)
+            case Rotate():
+                return self._rotate(state, change)
             case Delete(ended=True):
-                return (yield from self._end(state, change, decided.insert))
+                return self._end(state, change, decided.insert)
             case Delete(barrier=True):
                 assert state.row is not None
-                return (yield from self._remove(state, state.row, state.row.epoch))
-            case Rotate():
-                return (yield from self._rotate(state, change))
+                return self._remove(state, state.row, state.row.epoch)
             case _:
-                return (yield from self.write(state, change))
+                return self.write(state, change)
 
     def _insert(self, state: SessionState, change: Change) -> Flow[Verdict]:
         """Make the row; its ID is ours alone, so a key that is taken only asks for another ID."""
+        handle = state.handle_bytes
         for _ in range(_TRIES):
             session_id = new_id()
-            sid_hash = hash_id(session_id)
-            made = self._rows.first(change, sid_hash, state.handle_bytes)
+            made = self._rows.first(change, hash_id(session_id), handle)
             try:
-                row_id = yield from _patiently(partial(self._insert_once, made.row))
+                row = yield from _patiently(partial(self._insert_once, made.row))
             except DuplicateKey:
                 continue
             state.id = session_id
-            state.committed(made, made.row._replace(id=row_id))
+            state.committed(made, row)
             state.cookie = CookieDue.SET
-            self._events.emit("created", state.handle)
+            self._events.emit("created", handle.hex())
             return made
         raise _refused()
 
-    def _insert_once(self, row: Row) -> Flow[int]:
+    def _insert_once(self, row: Row) -> Flow[Row]:
         try:
-            return (yield from self._store.insert_flow(row))
+            return (yield from self._store.add_flow(row))
         except OutcomeUnknown:
             found = yield from self._store.load_flow(row.sid_hash, row.created_at)
         if isinstance(found, Row):
-            return found.id
-        return (yield from self._store.insert_flow(row))
+            return row._replace(id=found.id)
+        return (yield from self._store.add_flow(row))
 
     def _touch(self, state: SessionState) -> Flow[Verdict]:
         """Renew the times. Losing one is harmless, so a failing store does not fail the request."""
@@ -176,7 +174,7 @@ class Committer:
         unsure: _Unsure | None = None
         for attempt in range(_TRIES):
             verdict = self._following(change, loaded, current, unsure)
-            if not isinstance(verdict, Next | Emptied) or current is None:
+            if current is None or not isinstance(verdict, (Next, Emptied)):
                 return self._settle(state, change, verdict)
             try:
                 if (yield from self._attempt(verdict, current, change.now)):
@@ -210,15 +208,12 @@ class Committer:
         raise OutcomeUnknown("it can't be told whether the change was made")
 
     def _attempt(self, verdict: Next | Emptied, current: Row, now: int) -> Flow[bool]:
+        """The one statement, or the transaction, that does it unless somebody was quicker."""
         if isinstance(verdict, Emptied):
-            removed: bool = yield from self._store.remove_flow(
-                current, current.version, current.epoch
-            )
-            return removed
+            return self._store.remove_flow(current, current.version, current.epoch)
         if verdict.row.sid_hash != current.sid_hash:
-            until = now + _RETIRED_MS
-            return (yield from self._store.rotate_flow(current, verdict.row, now, until))
-        return (yield from self._store.replace_flow(current, verdict.row, now))
+            return self._store.rotate_flow(current, verdict.row, now, now + _RETIRED_MS)
+        return self._store.replace_flow(current, verdict.row, now)
 
     def _write_locked(
         self, state: SessionState, change: Change, loaded: Row, unsure: _Unsure | None
@@ -267,6 +262,12 @@ class Committer:
         record = self._rows.records.read(row.data, sid_hash=row.sid_hash)
         state.row, state.header = row, record.header
         state.payload, state.rich, state.loaded = record.payload, record.rich, None
+
+
+def _nothing() -> Flow[Verdict]:
+    """A flow that asks for nothing."""
+    return Lost("nothing was to be done")
+    yield
 
 
 def _refused() -> StoreUnavailable:

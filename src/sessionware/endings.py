@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
 
 from .codecs import snapshot
 from .errors import SerializationError, SessionTooLarge
@@ -17,25 +21,32 @@ from .states import SessionState
 from .tags import to_json
 from .users import user_of
 
+_split: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
-@dataclass(frozen=True, slots=True)
+# One of each of these two is made for every write. Frozen they would take four times as long to
+# make; nobody alters one.
+
+
+@dataclass(slots=True)
 class Content:
-    """A session's content as it would be stored, and how it differs from what is stored."""
+    """A session's content as it would be stored, and whether it differs from what is stored."""
 
     payload: bytes = field(repr=False)
     rich: bool
     empty: bool
-    delta: Delta = field(repr=False)
     changed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decided:
-    """A plan, the change where it writes content, and the payload the application holds now."""
+    """A plan, the change where it writes content, and what the application holds now: its bytes,
+    and whether they are rich.
+    """
 
     plan: Plan
     change: Change | None = None
     payload: bytes | None = field(default=None, repr=False)
+    rich: bool = False
 
 
 class Endings:
@@ -45,6 +56,8 @@ class Endings:
         self._rows = rows
         self.user_key = user_key
         self._record_client = record_client
+        # Whether a request that changes nothing ever has to write.
+        self._touches = rows.lifetimes.rolling or rows.lifetimes.idle is not None
 
     def decide(
         self, state: SessionState, session: Session, now: int, *, failed: bool = False
@@ -56,34 +69,40 @@ class Endings:
         if not session.accessed or failed:
             return self._untouched(state, session, now, failed)
         content = self.content(state, session)
-        before = None if state.row is None else state.row.user_id
-        after = before
-        if (content.changed or session.cleared) and self.user_key:
+        exists, cleared = state.row is not None, session.cleared
+        before = after = None if state.row is None else state.row.user_id
+        if (content.changed or cleared) and self.user_key:
             after = user_of(session, self.user_key)
-        switched = self._switched(state, session, before, after)
-        if switched:
-            drop_unwritten(session)
-            content = self.content(state, session)
+            # Whether the content belongs to another user than the one who is logged in now.
+            if (
+                after is not None
+                and exists
+                and not cleared
+                and self._switched(state, before, after)
+            ):
+                drop_unwritten(session)
+                content, cleared = self.content(state, session), True
         decided = plan(
             Ending(
-                exists=state.row is not None,
-                savable=state.savable,
-                empty=content.empty,
-                changed=content.changed,
-                cleared=session.cleared or switched,
-                ended=session.ended,
-                rotation=session.rotation,
-                reauthenticated=session.reauthenticated,
-                expiry_changed=self._expiry_changed(state, session),
-                user_before=before,
-                user_after=after,
-                touch_due=self._touch_due(state, now),
+                exists,
+                state.savable,
+                False,
+                content.empty,
+                content.changed,
+                cleared,
+                session.ended,
+                session.rotation,
+                session.reauthenticated,
+                session.expiry_set and self._expiry_changed(state, session),
+                before,
+                after,
+                self._touches and self._touch_due(state, now),
             )
         )
         if decided is NOTHING or isinstance(decided, Touch):
-            return Decided(decided, None, content.payload)
+            return Decided(decided, None, content.payload, content.rich)
         change = self._change(decided, state, session, content, before, after, now)
-        return Decided(decided, change, content.payload)
+        return Decided(decided, change, content.payload, content.rich)
 
     def is_as_loaded(self, state: SessionState, session: Session) -> bool:
         """Whether nothing was asked for and nothing changed, at a glance: most requests only
@@ -98,6 +117,8 @@ class Endings:
 
     def still_holds(self, state: SessionState, session: Session) -> bool:
         """Whether the session holds what it held when the response began."""
+        if isinstance(state.sent, tuple):
+            return self._encodes_to(session, *state.sent)
         if state.sent == state.loaded:
             if state.row is None:
                 return not dict.__len__(session)
@@ -109,6 +130,25 @@ class Endings:
                 except Exception:
                     return False
         return self.snapshot(session) == state.sent
+
+    def _encodes_to(self, session: Session, payload: bytes, rich: bool) -> bool:
+        """Whether the session would be stored as these bytes; as JSON alone, where nothing was
+        assigned since.
+        """
+        try:
+            if not (rich or session.has_intents or self._rows.codec.custom):
+                return to_json(session) == payload
+            return self._rows.encode(session) == (payload, rich)
+        except Exception:
+            return False
+
+    def sent(self, session: Session, decided: Decided) -> object:
+        """What a session that was looked at holds now, for ``still_holds``: the bytes it was just
+        encoded to, but a custom serializer's, which may differ each time.
+        """
+        if decided.payload is None or self._rows.codec.custom:
+            return self.snapshot(session)
+        return decided.payload, decided.rich
 
     def snapshot(self, session: Session) -> object:
         """What the session holds now, to be compared with what it holds later; None if it can't be
@@ -143,37 +183,41 @@ class Endings:
         payload, rich = self._rows.encode(session)
         empty = not dict.__len__(session)
         if state.row is None:
-            return Content(payload, rich, empty, Delta(frozenset(dict.keys(session))), not empty)
-        if payload == state.payload and rich == state.rich and not session.ended:
-            delta = Delta(frozenset(session.written & dict.keys(session)))
-            return Content(payload, rich, empty, delta, changed=False)
-        base = self._rows.codec.decode(state.payload, state.rich)
-        mine = dict(dict.items(session))
-        # A custom serializer may write the same value in other bytes each time.
-        custom = self._rows.codec.custom
-        fingerprint = (lambda value: value) if custom else self._rows.codec.fingerprint
-        real = diff(base, mine, fingerprint)
-        delta = Delta(real.written | (session.written & mine.keys()), real.deleted)
-        return Content(payload, rich, empty, delta, changed=bool(real))
+            changed = not empty
+        elif payload == state.payload and rich == state.rich:
+            changed = False
+        elif self._rows.codec.custom or (rich and state.rich):
+            changed = bool(self._differs(state, dict(dict.items(session))))
+        elif len(payload) != len(state.payload) or rich != state.rich:
+            changed = True
+        else:
+            # The same keys in another order are no change.
+            changed = _by_key(payload) != _by_key(state.payload)
+        return Content(payload, rich, empty, changed)
 
-    def _switched(
-        self, state: SessionState, session: Session, before: str | None, after: str | None
-    ) -> bool:
-        """Whether the content belongs to another user than the one who is logged in now.
+    def delta(self, state: SessionState, session: Session) -> Delta:
+        """Which keys of a stored session are this request's own. Raises as ``content`` does."""
+        self._rows.encode(session)
+        return self._differs(state, dict(dict.items(session)), session.written)
+
+    def _differs(
+        self, state: SessionState, mine: dict[Any, Any], assigned: Collection[Any] = ()
+    ) -> Delta:
+        base = self._rows.codec.decode(state.payload, state.rich)
+        return diff(base, mine, self._rows.fingerprint, assigned)
+
+    def _switched(self, state: SessionState, before: str | None, after: str) -> bool:
+        """Whether data of somebody else's is in the session.
 
         The owner is remembered over a logout, so that nothing passes from one user to the next in
         two steps either.
         """
-        if after is None or session.cleared or state.row is None:
-            return False
         if before is not None:
             return before != after
         owner = NO_OWNER if state.header is None else state.header.owner
         return owner not in (NO_OWNER, owner_of(after))
 
     def _expiry_changed(self, state: SessionState, session: Session) -> bool:
-        if not session.expiry_set:
-            return False
         stored = DEFAULT_EXPIRY if state.header is None else state.header.expiry
         return as_expiry(session.expiry) != stored
 
@@ -197,24 +241,32 @@ class Endings:
         proven = session.reauthenticated and not self.user_key
         login = proven or (isinstance(decided, Rotate) and decided.login)
         if fresh:
-            after = user_of(session, self.user_key)
+            # Of an ended session too the content has been looked at.
+            after = after if self.user_key else None
             login = proven or after is not None
-        barrier = getattr(decided, "barrier", False)
         return Change(
-            nonce=os.urandom(NONCE_BYTES),
-            now=now,
-            payload=content.payload,
-            rich=content.rich,
-            empty=content.empty,
-            delta=content.delta,
-            barrier=barrier,
-            user_changed=fresh or before != after,
-            user_id=after,
-            login=login,
-            expiry=as_expiry(session.expiry) if session.expiry_set else None,
-            client=state.client if login and self._record_client else None,
-            may_renew=not state.started,
+            os.urandom(NONCE_BYTES),
+            now,
+            content.payload,
+            content.rich,
+            content.empty,
+            state.payload,
+            state.rich,
+            session.written,
+            getattr(decided, "barrier", False),
+            fresh or before != after,
+            after,
+            login,
+            as_expiry(session.expiry) if session.expiry_set else None,
+            state.client if login and self._record_client else None,
+            not state.started,
         )
+
+
+def _by_key(payload: bytes) -> dict[str, Any]:
+    """A plain payload with the values as bytes: what compares them without decoding them."""
+    parts: dict[str, Any] = _split(payload)
+    return parts
 
 
 def drop_unwritten(session: Session) -> None:

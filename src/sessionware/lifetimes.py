@@ -41,8 +41,13 @@ class Lifetimes:
 
     def _limit(self, expiry: Expiry, renewed: int, started: int) -> int:
         """The end that no activity without a renewal moves."""
-        span = self.renewable(expiry)
-        end = expiry.value if span is None else renewed + span
+        kind, value = expiry
+        if kind == SECONDS:
+            end = renewed + value
+        elif kind == UNTIL:
+            end = value
+        else:
+            end = renewed + (UNBOUNDED_LIFETIME if self.max_age is None else self.max_age)
         return end if self.absolute is None else min(end, started + self.absolute)
 
     def expires_at(self, expiry: Expiry, *, renewed: int, last_seen: int, started: int) -> int:
@@ -65,31 +70,35 @@ class Lifetimes:
         remaining = self._limit(expiry, renewed, started) - now
         return max(0, min(-(-remaining // 1000), _LONGEST_COOKIE))
 
-    def _interval(self, span: int) -> int:
-        return min(max(TOUCH_FLOOR, span // 10), span // 2)
-
     def renewal_due(self, expiry: Expiry, *, renewed: int, now: int) -> bool:
         """Whether a save, or with ``rolling`` a read, renews the lifetime: a tenth of it has
         passed.
         """
         span = self.renewable(expiry)
-        return span is not None and span > 0 and now - renewed >= self._interval(span)
+        return span is not None and span > 0 and _is_due(span, now - renewed)
 
     def touch_due(self, expiry: Expiry, *, renewed: int, last_seen: int, now: int) -> bool:
         """Whether a request that changed nothing has to write the time columns."""
-        if self.idle is not None and now - last_seen >= self._interval(self.idle):
+        if self.idle is not None and _is_due(self.idle, now - last_seen):
             return True
         return self.rolling and self.renewal_due(expiry, renewed=renewed, now=now)
 
-    def purge_after(self, *, created_at: int, last_seen: int, expires_at: int) -> int:
+    def purge_after(
+        self, *, created_at: int, last_seen: int, expires_at: int, mark: int = 0
+    ) -> int:
         """``expires_at`` rounded up to a coarse step, so that a touch seldom moves the indexed
-        column.
+        column; the old ``mark`` while it is not early and not much too late.
 
         The steps of different sessions are offset, so that they are not all rewritten at one time.
         """
         step = min(max(1000, (expires_at - last_seen) // 2), _LONGEST_PURGE_STEP)
-        offset = created_at % step
-        return -(-(expires_at - offset) // step) * step + offset
+        due = expires_at + (created_at - expires_at) % step
+        return mark if expires_at <= mark <= due else due
+
+
+def _is_due(span: int, age: int) -> bool:
+    """Whether a tenth of the span has passed, but at least ``TOUCH_FLOOR``, or half of it."""
+    return age >= span // 2 or (age >= TOUCH_FLOOR and age >= span // 10)
 
 
 def as_expiry(value: ExpiryArgument) -> Expiry:

@@ -147,7 +147,7 @@ class Operations:
                 raise SessionGone(verdict.reason)
             return gone
         state = state_of(session)
-        delta = self.endings.content(state, session).delta
+        delta = self.endings.delta(state, session)
         state.adopt(work)
         stored = self.codec.decode(state.payload, state.rich)
         own = Delta(delta.written - {key}, delta.deleted - {key})

@@ -55,9 +55,13 @@ class Delete:
 Plan: TypeAlias = Nothing | Insert | Update | Touch | Rotate | Delete
 
 NOTHING = Nothing()
+_INSERT = Insert()
+_MERGED, _REPLACED = Update(), Update(barrier=True)
+_TOUCH = Touch()
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one is made for each request that used its session, and nobody alters it.
+@dataclass(slots=True)
 class Ending:
     """What is known of a session when its response begins."""
 
@@ -87,9 +91,9 @@ def plan(ending: Ending) -> Plan:
     if ending.failed:
         if ending.exists and ending.ended:
             return Delete(ended=True)
-        return Touch() if ending.exists and ending.touch_due else NOTHING
+        return _TOUCH if ending.exists and ending.touch_due else NOTHING
     if not ending.exists:
-        return NOTHING if ending.empty else Insert()
+        return NOTHING if ending.empty else _INSERT
     if ending.ended:
         return Delete(ended=True, insert=not ending.empty)
     if ending.empty and ending.changed:
@@ -99,11 +103,11 @@ def plan(ending: Ending) -> Plan:
     if user_changed or ending.rotation:
         login = ending.user_after is not None and (user_changed or ending.reauthenticated)
         return Rotate(login=login, barrier=ending.cleared)
-    if ending.changed or ending.expiry_changed:
-        return Update(barrier=ending.cleared)
     if ending.cleared:
-        return Update(barrier=True)
-    return Touch() if ending.touch_due else NOTHING
+        return _REPLACED
+    if ending.changed or ending.expiry_changed:
+        return _MERGED
+    return _TOUCH if ending.touch_due else NOTHING
 
 
 def takes_cookie(decided: Plan) -> bool:

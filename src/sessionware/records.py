@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from .codecs import Codec
 from .encryption import Cipher
@@ -23,8 +23,8 @@ _ALL_FLAGS: Final = _RICH | _SEALED | _CUSTOM
 
 _HEADER: Final = Struct(">BB8s6s8sqBq")
 HEADER_BYTES: Final = _HEADER.size
-# format, flags, nonce, handle, owner, renewed, expiry kind, expiry value
-_Fields: TypeAlias = tuple[int, int, bytes, bytes, bytes, int, int, int]
+_pack: Final = _HEADER.pack
+_unpack: Final = _HEADER.unpack_from
 
 
 # What ``Session.set_expiry`` last chose, and so what the expiry's value means.
@@ -70,32 +70,23 @@ class Record:
     rich: bool
 
 
-def _parse(raw: bytes) -> _Fields:
-    if len(raw) < HEADER_BYTES:
-        raise CorruptRecord("a record is too short")
-    fields: _Fields = _HEADER.unpack_from(raw)
-    if fields[0] != _FORMAT or fields[1] > _ALL_FLAGS or fields[6] > BROWSER:
-        raise CorruptRecord("a record has an unknown format")
-    return fields
-
-
-def _header(fields: _Fields) -> Header:
-    _, _, nonce, handle, owner, renewed, kind, value = fields
-    expiry = Expiry(kind, value) if kind or value else _DEFAULT_EXPIRY
-    return Header(nonce, handle, owner, renewed, expiry)
-
-
 def read_header(raw: bytes) -> Header:
     """The header alone, which is not authenticated yet if the record is sealed.
 
     Raises ``CorruptRecord`` if the record is too short or of an unknown format.
     """
-    return _header(_parse(raw))
+    if len(raw) < HEADER_BYTES:
+        raise CorruptRecord("a record is too short")
+    form, flags, nonce, handle, owner, renewed, kind, value = _unpack(raw)
+    if form != _FORMAT or flags > _ALL_FLAGS or kind > BROWSER:
+        raise CorruptRecord("a record has an unknown format")
+    expiry = Expiry(kind, value) if kind or value else _DEFAULT_EXPIRY
+    return Header(nonce, handle, owner, renewed, expiry)
 
 
 def read_nonce(raw: bytes) -> bytes:
     """The write nonce alone; raises ``CorruptRecord`` like ``read_header``."""
-    return _parse(raw)[2]
+    return read_header(raw).nonce
 
 
 def handle_of(raw: bytes) -> str | None:
@@ -130,15 +121,23 @@ class RecordFormat:
             raise ValueError("nonce, handle or owner has the wrong length")
         if not 0 <= header.expiry.kind <= BROWSER or (rich and self._flags & _CUSTOM):
             raise ValueError("unknown kind of expiry, or rich JSON from a custom serializer")
-        head = _HEADER.pack(
-            _FORMAT,
-            self._flags | (_RICH if rich else 0),
-            header.nonce,
-            header.handle,
-            header.owner,
-            header.renewed,
-            *header.expiry,
-        )
+        return self.pack(*header, payload, rich, sid_hash)
+
+    def pack(
+        self,
+        nonce: bytes,
+        handle: bytes,
+        owner: bytes,
+        renewed: int,
+        expiry: Expiry,
+        payload: bytes,
+        rich: bool,
+        sid_hash: bytes,
+    ) -> bytes:
+        """As ``write``, unchecked: for fields that were read from a record or made here."""
+        flags = self._flags | _RICH if rich else self._flags
+        kind, value = expiry
+        head = _pack(_FORMAT, flags, nonce, handle, owner, renewed, kind, value)
         if self._cipher is None:
             return head + payload
         return head + self._cipher.seal(payload, sid_hash=sid_hash, aad=head)
@@ -152,8 +151,8 @@ class RecordFormat:
 
     def read(self, raw: bytes, *, sid_hash: bytes) -> Record:
         """Header and plain payload; raises ``CorruptRecord``, whatever is wrong with it."""
-        fields = _parse(raw)
-        flags = fields[1]
+        header = read_header(raw)
+        flags = raw[1]
         rich = flags & _RICH
         if flags - rich != self._flags or (rich and flags & _CUSTOM):
             raise CorruptRecord("a record was written with other serializer or encryption settings")
@@ -161,4 +160,4 @@ class RecordFormat:
         if self._cipher is not None:
             aad = raw[:HEADER_BYTES]
             payload = self._cipher.open(payload, sid_hash=sid_hash, aad=aad)
-        return Record(_header(fields), payload, bool(rich))
+        return Record(header, payload, bool(rich))

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .codecs import Codec
 from .errors import CorruptRecord, SessionTooLarge
 from .lifetimes import DEFAULT_EXPIRY, Lifetimes
-from .merging import Delta, merge
+from .merging import Delta, diff, merge
 from .records import NO_OWNER, Expiry, Header, RecordFormat, read_header, read_nonce
 from .stores.protocol import Row
+
+_NOBODY: Final = (None, None)
 
 # Gives (whether the data was changed, the result); changes the data in place.
 Edit: TypeAlias = Callable[[dict[Any, Any]], tuple[bool, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A request's wish, in values that nobody can alter any more.
+# One of each of these two is made for every write. Frozen they would take four times as long to
+# make; nobody alters one.
 
-    ``payload`` holds the whole content as the request left it, ``delta`` which keys of it are the
-    request's own. A ``barrier`` replaces what is there. ``edit`` works on the content as it is in
-    the database instead.
+
+@dataclass(slots=True)
+class Change:
+    """A request's wish, in values that nobody alters any more.
+
+    ``payload`` holds the whole content as the request left it, ``base`` as it was loaded, and
+    ``assigned`` the keys that the application has stored something under: what of the content is
+    the request's own follows from them, should another request have written meanwhile. A
+    ``barrier`` replaces what is there. ``edit`` works on the content as it is in the database
+    instead.
     """
 
     nonce: bytes = field(repr=False)
@@ -32,28 +41,34 @@ class Change:
     payload: bytes = field(default=b"", repr=False)
     rich: bool = False
     empty: bool = False
-    delta: Delta = field(default=Delta(), repr=False)
+    base: bytes = field(default=b"", repr=False)
+    base_rich: bool = False
+    assigned: frozenset[Any] = field(default=frozenset(), repr=False)
     barrier: bool = False
-    edit: Edit | None = None
-    new_hash: bytes | None = field(default=None, repr=False)
     user_changed: bool = False
     user_id: str | None = field(default=None, repr=False)
     login: bool = False
     expiry: Expiry | None = None
     client: tuple[str | None, str | None] | None = field(default=None, repr=False)
     may_renew: bool = True
+    edit: Edit | None = None
+    new_hash: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Next:
     """Write this row. ``payload`` is its content, ``renewed`` whether its lifetime starts again."""
 
     row: Row
-    header: Header
     payload: bytes = field(repr=False)
     rich: bool
     renewed: bool
     result: Any = field(default=None, repr=False)
+
+    @property
+    def header(self) -> Header:
+        """That of the row's record."""
+        return read_header(self.row.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +109,30 @@ class RowMaker:
 
     def first(self, change: Change, sid_hash: bytes, handle: bytes) -> Next:
         """The row of a new session; its id is the store's to give."""
-        header = Header(
-            nonce=change.nonce,
-            handle=handle,
-            owner=owner_of(change.user_id),
-            renewed=change.now,
-            expiry=change.expiry or DEFAULT_EXPIRY,
+        now = change.now
+        expiry = change.expiry or DEFAULT_EXPIRY
+        expires_at = self.lifetimes.expires_at(expiry, renewed=now, last_seen=now, started=now)
+        owner = owner_of(change.user_id)
+        data = self.records.pack(
+            change.nonce, handle, owner, now, expiry, change.payload, change.rich, sid_hash
         )
-        ip, user_agent = change.client or (None, None)
+        ip, user_agent = change.client or _NOBODY
         row = Row(
-            id=0,
-            sid_hash=sid_hash,
-            version=1,
-            epoch=0,
-            user_id=change.user_id,
-            data=b"",
-            created_at=change.now,
-            authenticated_at=change.now if change.login else None,
-            last_seen=change.now,
-            expires_at=0,
-            purge_after=0,
-            ip=ip,
-            user_agent=user_agent,
+            0,
+            sid_hash,
+            1,  # version
+            0,  # epoch
+            change.user_id,
+            data,
+            now,  # created_at
+            now if change.login else None,  # authenticated_at
+            now,  # last_seen
+            expires_at,
+            self.lifetimes.purge_after(created_at=now, last_seen=now, expires_at=expires_at),
+            ip,
+            user_agent,
         )
-        return self._finished(row, header, change.payload, change.rich, renewed=True)
+        return Next(row, change.payload, change.rich, True)
 
     def following(self, change: Change, loaded: Row, current: Row | None) -> Verdict:
         """The row after ``current``, for a request that had loaded ``loaded``.
@@ -128,6 +143,15 @@ class RowMaker:
         if current is None:
             return Lost("the session had ended")
         try:
+            if current is loaded and change.edit is None:
+                # As it was read, and authenticated if it is sealed, when the request began. The
+                # nonce was made later.
+                if current.expires_at <= change.now:
+                    return Lost("the session had expired")
+                if change.empty:
+                    return Emptied()
+                old = read_header(current.data)
+                return self._row(change, current, old, change.payload, change.rich)
             if read_nonce(current.data) == change.nonce:
                 return Done(current)
             if current.created_at != loaded.created_at:
@@ -141,12 +165,11 @@ class RowMaker:
             return Lost("the stored record can't be read")
 
     def _merged(self, change: Change, loaded: Row, current: Row) -> Verdict:
-        if current is loaded and change.edit is None:
-            # It was read, and authenticated if it is sealed, when the request began.
-            return self._written(change, current, read_header(current.data))
         record = self.records.read(current.data, sid_hash=current.sid_hash)
         if change.barrier or (current.version == loaded.version and change.edit is None):
-            return self._written(change, current, record.header)
+            if change.empty:
+                return Emptied()
+            return self._row(change, current, record.header, change.payload, change.rich)
         theirs = self.codec.decode(record.payload, record.rich)
         result = None
         if change.edit is not None:
@@ -155,16 +178,17 @@ class RowMaker:
             if not edited:
                 return Done(current, result)
         else:
-            content = merge(change.delta, self.codec.decode(change.payload, change.rich), theirs)
+            mine = self.codec.decode(change.payload, change.rich)
+            content = merge(self.delta(change, mine), mine, theirs)
         if not content:
             return Emptied(result)
         payload, rich = self.encode(content)
         return self._row(change, current, record.header, payload, rich, result)
 
-    def _written(self, change: Change, current: Row, header: Header) -> Verdict:
-        if change.empty:
-            return Emptied()
-        return self._row(change, current, header, change.payload, change.rich, None)
+    def delta(self, change: Change, mine: dict[Any, Any]) -> Delta:
+        """Which keys of ``mine``, the change's content, are the request's own."""
+        base = self.codec.decode(change.base, change.base_rich)
+        return diff(base, mine, self.fingerprint, change.assigned)
 
     def _row(
         self,
@@ -173,61 +197,75 @@ class RowMaker:
         old: Header,
         payload: bytes,
         rich: bool,
-        result: Any,
-    ) -> Next:
-        expiry = old.expiry if change.expiry is None else change.expiry
-        effective = self.renewed(old, current)
-        renewed = (
-            change.new_hash is not None
-            or expiry != old.expiry
-            or self.lifetimes.renewal_due(expiry, renewed=effective, now=change.now)
-            or (self.lifetimes.rolling and self._touch_due(expiry, effective, current, change.now))
-        )
-        # With rolling lifetimes last_seen says when the cookie was last renewed.
-        seen = current.last_seen if self.lifetimes.rolling and not renewed else change.now
-        renewed = renewed and change.may_renew
-        row = current._replace(version=current.version + 1, last_seen=max(seen, current.last_seen))
-        if change.new_hash is not None:
-            row = row._replace(sid_hash=change.new_hash)
-        if change.new_hash is not None or change.barrier:
-            row = row._replace(epoch=current.epoch + 1)
-        if change.user_changed:
-            row = row._replace(user_id=change.user_id, authenticated_at=None)
-        if change.login:
-            row = row._replace(authenticated_at=change.now)
-            if change.client is not None:
-                row = row._replace(ip=change.client[0], user_agent=change.client[1])
-        # What is kept over a logout remains the data of who logged out.
-        kept = row.user_id is None and not change.barrier
-        header = Header(
-            nonce=change.nonce,
-            handle=old.handle,
-            owner=old.owner if kept else owner_of(row.user_id),
-            renewed=change.now if renewed else effective,
-            expiry=expiry,
-        )
-        return self._finished(row, header, payload, rich, renewed=renewed, result=result)
-
-    def _finished(
-        self,
-        row: Row,
-        header: Header,
-        payload: bytes,
-        rich: bool,
-        *,
-        renewed: bool,
         result: Any = None,
     ) -> Next:
-        expires_at = self.lifetimes.expires_at(
-            header.expiry,
-            renewed=header.renewed,
-            last_seen=row.last_seen,
-            started=started(row),
+        (
+            row_id,
+            sid_hash,
+            version,
+            epoch,
+            user_id,
+            _,
+            created_at,
+            authenticated_at,
+            seen,
+            _,
+            purge_after,
+            ip,
+            user_agent,
+        ) = current
+        _, handle, owner, effective, expiry = old
+        lifetimes, now = self.lifetimes, change.now
+        renewed = change.new_hash is not None
+        if change.expiry is not None and change.expiry != expiry:
+            expiry, renewed = change.expiry, True
+        if lifetimes.rolling:
+            effective = max(effective, seen)
+            renewed = renewed or self._touch_due(expiry, effective, current, now)
+        renewed = renewed or lifetimes.renewal_due(expiry, renewed=effective, now=now)
+        # With rolling lifetimes last_seen says when the cookie was last renewed.
+        if now > seen and (renewed or not lifetimes.rolling):
+            seen = now
+        renewed = renewed and change.may_renew
+        if renewed:
+            effective = now
+        if change.new_hash is not None:
+            sid_hash = change.new_hash
+        if change.new_hash is not None or change.barrier:
+            epoch += 1
+        if change.user_changed:
+            user_id, authenticated_at = change.user_id, None
+        if change.login:
+            authenticated_at = now
+            if change.client is not None:
+                ip, user_agent = change.client
+        # What is kept over a logout remains the data of who logged out.
+        if user_id is not None or change.barrier:
+            owner = owner_of(user_id)
+        began = created_at if authenticated_at is None else authenticated_at
+        expires_at = lifetimes.expires_at(expiry, renewed=effective, last_seen=seen, started=began)
+        data = self.records.pack(
+            change.nonce, handle, owner, effective, expiry, payload, rich, sid_hash
         )
-        data = self.records.write(header, payload, rich, sid_hash=row.sid_hash)
-        row = row._replace(data=data, expires_at=expires_at)
-        row = row._replace(purge_after=self._purge_after(row))
-        return Next(row, header, payload, rich, renewed, result)
+        purge_after = lifetimes.purge_after(
+            created_at=created_at, last_seen=seen, expires_at=expires_at, mark=purge_after
+        )
+        following = (
+            row_id,
+            sid_hash,
+            version + 1,
+            epoch,
+            user_id,
+            data,
+            created_at,
+            authenticated_at,
+            seen,
+            expires_at,
+            purge_after,
+            ip,
+            user_agent,
+        )
+        return Next(Row._make(following), payload, rich, renewed, result)
 
     def touched(self, row: Row, header: Header, now: int) -> Row:
         """The row with its times renewed and nothing else."""
@@ -235,8 +273,10 @@ class RowMaker:
         expires_at = self.lifetimes.expires_at(
             header.expiry, renewed=renewed, last_seen=now, started=started(row)
         )
-        row = row._replace(last_seen=now, expires_at=expires_at)
-        return row._replace(purge_after=self._purge_after(row))
+        purge_after = self.lifetimes.purge_after(
+            created_at=row.created_at, last_seen=now, expires_at=expires_at, mark=row.purge_after
+        )
+        return row._replace(last_seen=now, expires_at=expires_at, purge_after=purge_after)
 
     def touch_due(self, row: Row, header: Header, now: int) -> bool:
         """Whether a request that changed nothing has to write the times."""
@@ -249,13 +289,11 @@ class RowMaker:
         """When the lifetime last started again."""
         return max(header.renewed, row.last_seen) if self.lifetimes.rolling else header.renewed
 
-    def _purge_after(self, row: Row) -> int:
-        due = self.lifetimes.purge_after(
-            created_at=row.created_at, last_seen=row.last_seen, expires_at=row.expires_at
-        )
-        # The old mark will do while it is not early and not much too late.
-        slack = row.purge_after - row.expires_at
-        return row.purge_after if 0 <= slack <= due - row.expires_at else due
+    def fingerprint(self, value: Any) -> Any:
+        """What is equal for two values that are stored alike. A custom serializer may write the
+        same value in other bytes each time.
+        """
+        return value if self.codec.custom else self.codec.fingerprint(value)
 
     def encode(self, content: dict[Any, Any]) -> tuple[bytes, bool]:
         """Content as it is stored. Raises ``SessionTooLarge`` and ``SerializationError``."""
@@ -274,6 +312,7 @@ def started(row: Row) -> int:
     return row.created_at if row.authenticated_at is None else row.authenticated_at
 
 
+@lru_cache(maxsize=1024)
 def owner_of(user_id: str | None) -> bytes:
     """A short hash of the user a session's data belongs to, kept after the logout."""
     if user_id is None:

@@ -4,7 +4,6 @@ manager.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,7 +85,9 @@ class SessionState:
 
     def fork(self) -> SessionState:
         """A copy for a commit to work on: a request that gives up waiting keeps its own."""
-        return copy.copy(self)
+        work = object.__new__(type(self))
+        work.__dict__.update(self.__dict__)
+        return work
 
     def adopt(self, work: SessionState) -> None:
         """Take over what a commit has made of its copy."""
@@ -96,11 +97,8 @@ class SessionState:
 
     def committed(self, written: Next, row: Row) -> None:
         """Take over what the store holds now."""
-        self.row = row
-        self.header = written.header
-        self.payload = written.payload
-        self.rich = written.rich
-        self.loaded = None
+        self.row, self._header = row, None
+        self.payload, self.rich, self.loaded = written.payload, written.rich, None
 
     def gone(self) -> None:
         """There is no row of this session any more; the next one gets a name of its own."""

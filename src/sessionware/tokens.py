@@ -6,7 +6,7 @@ about the session (OWASP Session Management Cheat Sheet, "Session ID Content").
 
 from __future__ import annotations
 
-import secrets
+import os
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -35,7 +35,14 @@ _OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 def new_id() -> str:
     """Return a new session ID: 32 bytes of the operating system's CSPRNG as 43 characters."""
-    return secrets.token_urlsafe(32)
+    return _base64(os.urandom(32)).decode("ascii")
+
+
+def _base64(raw: bytes) -> bytes:
+    """Base64url without padding, in a third of the time of ``base64``'s own; ``b2a_base64`` ends
+    in "=" and a line feed.
+    """
+    return b2a_base64(raw).translate(_TO_URLSAFE, b"=\n")
 
 
 def hash_id(id: str) -> bytes:
@@ -103,6 +110,10 @@ class _SessionSigner(Signer):
         secret_key = self.secret_keys[-1] if secret_key is None else want_bytes(secret_key)
         return self._derived.get(secret_key) or super().derive_key(secret_key)
 
+    def newest_signature(self, value: bytes) -> bytes:
+        """``get_signature``, by the shortest way."""
+        return _base64(self._newest_first[0].digest(value))
+
     def key_index(self, value: bytes, signature: bytes) -> int | None:
         """Return which key made the signature, counted from the newest, or None."""
         for index, key in enumerate(self._newest_first):
@@ -141,7 +152,8 @@ class Tokens:
 
     def sign(self, id: str) -> str:
         """Return the token of an ID, signed with the current key."""
-        return self._signer.sign(id).decode("ascii")
+        value = id.encode("ascii")
+        return f"{id}.{self._signer.newest_signature(value).decode('ascii')}"
 
     def examine(self, token: bytes) -> tuple[str, bool] | None:
         """Return the ID of a valid token and whether the current key signed it, or None.

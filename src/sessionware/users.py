@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -20,8 +20,10 @@ def user_of(content: Mapping[Any, Any], user_key: Sequence[str]) -> str | None:
     """The user's name under the first of the keys that is present, as it is kept in the ``user_id``
     column.
     """
+    # Not by what a session does when it is read.
+    get: Callable[..., Any] = dict.get if isinstance(content, dict) else type(content).get
     for key in user_key:
-        value = dict.get(content, key) if isinstance(content, dict) else content.get(key)
+        value = get(content, key)
         if value is not None:
             return user_name(value)
     return None

@@ -200,27 +200,33 @@ class CachedStore(KeyedStore):
             listener(hashes)
 
     def insert_flow(self, row: Row) -> Flow[int]:
-        """See ``Store.insert``. Nobody can have it cached, so nobody is told."""
+        """See ``Store.insert``."""
+        return (yield from self.add_flow(row)).id
+
+    def add_flow(self, row: Row) -> Flow[Row]:
+        """Insert a row, and give it as it is stored. Nobody can have it cached, so nobody is
+        told.
+        """
         token = self.cache.token(row.sid_hash)
         mark = self.channel.mark(row.sid_hash)
         row_id: int = yield Call("insert", (row,))
-        self.cache.settle(row.sid_hash, token, row._replace(id=row_id), mark)
-        return row_id
+        stored = Row(row_id, *row[1:])
+        self.cache.settle(row.sid_hash, token, stored, mark)
+        return stored
 
     def replace_flow(self, old: Row, new: Row, now: int) -> Flow[bool]:
         """See ``Store.replace``."""
-        self.cache.invalidate(old.sid_hash)
-        token = self.cache.token(old.sid_hash)
+        sid_hash = old.sid_hash
+        token = self.cache.invalidate(sid_hash)
         hit: bool = False
         mark: int | None = None
         try:
-            hit, mark = yield from self._changing("replace", (old, new, now), old.sid_hash)
+            hit, mark = yield from self._changing("replace", (old, new, now), sid_hash)
         finally:
             if hit:
-                kept = new._replace(sid_hash=old.sid_hash, created_at=old.created_at)
-                self.cache.settle(old.sid_hash, token, kept, mark)
+                self.cache.settle(sid_hash, token, _kept(old, new, sid_hash), mark)
             else:
-                self.cache.invalidate(old.sid_hash)
+                self.cache.invalidate(sid_hash)
         return hit
 
     def rotate_flow(self, old: Row, new: Row, now: int, retired_until: int) -> Flow[bool]:
@@ -235,8 +241,7 @@ class CachedStore(KeyedStore):
         finally:
             if hit:
                 self.cache.bury(old.sid_hash, RETIRED, (retired_until - now) / 1000)
-                kept = new._replace(created_at=old.created_at)
-                self.cache.settle(new.sid_hash, token, kept, mark)
+                self.cache.settle(new.sid_hash, token, _kept(old, new, new.sid_hash), mark)
             else:
                 self.cache.invalidate(old.sid_hash)
         return hit
@@ -260,10 +265,10 @@ class CachedStore(KeyedStore):
         finally:
             self.cache.end_touch(old.sid_hash)
         if hit:
-            times = {
-                name: getattr(new, name) for name in ("last_seen", "expires_at", "purge_after")
-            }
-            self.cache.retime(old.sid_hash, old._replace(**times))
+            touched = old._replace(
+                last_seen=new.last_seen, expires_at=new.expires_at, purge_after=new.purge_after
+            )
+            self.cache.retime(old.sid_hash, touched)
         return hit
 
     def remove_flow(
@@ -381,3 +386,10 @@ class CachedStore(KeyedStore):
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.channel.close)
         self.cache.clear()
+
+
+def _kept(old: Row, new: Row, sid_hash: bytes) -> Row:
+    """The new row as the store keeps it."""
+    if new.sid_hash == sid_hash and new.created_at == old.created_at:
+        return new
+    return new._replace(sid_hash=sid_hash, created_at=old.created_at)
