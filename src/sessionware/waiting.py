@@ -38,7 +38,7 @@ class TaskWaiter:
         self.future: asyncio.Future[Outcome | None] = self.loop.create_future()
 
     def tell(self, outcome: Outcome) -> None:
-        tell_all([(self, outcome)])
+        _wake(self.loop, [(self.future, outcome)])
 
     async def wait(
         self, seconds: float, patience: float = _FOREVER, nudge: Callable[[], object] = _nothing
@@ -169,9 +169,14 @@ def tell_all(outcomes: Iterable[tuple[Waiter, Outcome]]) -> None:
         else:
             waiter.tell(outcome)
     for loop, told in loops.items():
-        # The loop may have been closed in the meantime.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_settle, told)
+        _wake(loop, told)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, told: list[_Told]) -> None:
+    try:
+        loop.call_soon_threadsafe(_settle, told)
+    except RuntimeError:
+        return  # It has been closed in the meantime.
 
 
 def tell(waiter: Waiter, outcome: Outcome) -> None:

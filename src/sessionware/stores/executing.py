@@ -60,12 +60,15 @@ def goes_straight(engine: Engine, drivers: frozenset[str] = DRIVERS) -> bool:
     dialect = engine.dialect
     if dialect.driver not in drivers or engine.logger.isEnabledFor(logging.INFO):
         return False
+    # Set with the first listener, of the engine itself or of all engines, and for good.
+    if not getattr(engine, "_has_events", True) and not getattr(dialect, "_has_events", True):
+        return True
     events: Any = engine.dispatch
-    if events.before_cursor_execute or events.after_cursor_execute:
-        return False
     more: Any = getattr(dialect, "dispatch", None)
     return not (
-        events.before_execute
+        events.before_cursor_execute
+        or events.after_cursor_execute
+        or events.before_execute
         or events.after_execute
         or more.do_execute
         or more.do_execute_no_params

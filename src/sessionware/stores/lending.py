@@ -5,6 +5,7 @@ statement.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,36 +38,33 @@ class Lender:
     def __init__(self, engine: Engine, connections: int, timeout: float) -> None:
         self._engine = engine
         self._timeout = timeout
-        self._free = threading.Semaphore(connections)
+        # At hand; all others that count against the limit are in use.
         self._idle: deque[Lent] = deque()
-
-    @contextmanager
-    def pooled(self) -> Iterator[Connection]:
-        """A connection of the pool's own."""
-        self._wait()
-        try:
-            self._spare()
-            with self._engine.connect() as connection:
-                yield connection
-        finally:
-            self._free.release()
+        self._more = connections
+        self._changed = threading.Condition()
+        self._waiting = 0
 
     def take(self) -> Lent:
         """The connection that was used last, or a new one."""
-        self._wait()
         try:
             return self._idle.pop()
         except IndexError:
             pass
+        lent = self._wait()
+        if lent is not None:
+            return lent
         try:
             return Lent(self._engine.connect())
         except BaseException:
-            self._free.release()
+            self._ended()
             raise
 
     def give_back(self, lent: Lent) -> None:
         self._idle.append(lent)
-        self._free.release()
+        # Who begins to wait after this looks once more before it does.
+        if self._waiting:
+            with self._changed:
+                self._changed.notify()
 
     def drop(self, lent: Lent) -> None:
         """It is of no more use."""
@@ -76,25 +74,65 @@ class Lender:
             with suppress(SQLAlchemyError):
                 lent.connection.close()
         finally:
-            self._free.release()
+            self._ended()
 
-    def _wait(self) -> None:
-        if not self._free.acquire(timeout=self._timeout):
-            raise StoreUnavailable("no free connection in the pool")
+    @contextmanager
+    def pooled(self) -> Iterator[Connection]:
+        """A connection of the pool's own."""
+        try:
+            lent: Lent | None = self._idle.pop()
+        except IndexError:
+            lent = self._wait()
+        try:
+            if lent is not None:
+                _close(lent)
+            with self._engine.connect() as connection:
+                yield connection
+        finally:
+            self._ended()
 
-    def _spare(self) -> None:
-        with suppress(IndexError, SQLAlchemyError):
-            self._idle.pop().connection.close()
+    def _wait(self) -> Lent | None:
+        """A connection that was given back, or None for leave to open one."""
+        deadline = time.monotonic() + self._timeout
+        with self._changed:
+            self._waiting += 1
+            try:
+                while not self._idle and not self._more:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise StoreUnavailable("no free connection in the pool")
+                    self._changed.wait(left)
+                with suppress(IndexError):
+                    return self._idle.pop()
+                self._more -= 1
+                return None
+            finally:
+                self._waiting -= 1
+
+    def _ended(self) -> None:
+        with self._changed:
+            self._more += 1
+            self._changed.notify()
 
     def close(self) -> None:
         """Give the pool back all that are at hand."""
-        while self._idle:
-            self._spare()
+        with suppress(IndexError):
+            while True:
+                lent = self._idle.pop()
+                try:
+                    _close(lent)
+                finally:
+                    self._ended()
 
     def forget(self) -> None:
         """In a child process: they are the parent's. Closed by nobody here, not even by chance."""
         _parents.append(self._idle)
         self._idle = deque()
+
+
+def _close(lent: Lent) -> None:
+    with suppress(SQLAlchemyError):
+        lent.connection.close()
 
 
 _parents: list[deque[Lent]] = []

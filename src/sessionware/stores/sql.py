@@ -61,7 +61,8 @@ class SQLStore(SQLBase):
         self._setup = threading.Lock()
         self._preparing = threading.Lock()
         # SQLite lets one connection write at a time: better to queue here than to poll its lock.
-        self._writer = threading.Lock() if self._url.get_backend_name() == "sqlite" else None
+        alone = self._url.get_backend_name() == "sqlite"
+        self._writing: Any = _Held(threading.Lock(), self.timeout) if alone else nullcontext()
         self._memory = threading.RLock() if is_memory(self._url) else nullcontext()
 
     @property
@@ -159,12 +160,14 @@ class SQLStore(SQLBase):
         self, method: Operable, *args: Any, ticket: int | None = None, **kwargs: Any
     ) -> Any:
         """Run one operation on a connection; raises only errors of ``sessionware.errors``."""
-        reading = method in READS
         try:
-            with self._memory, nullcontext() if reading else self._writing():
+            if method in READS:
+                with self._memory:
+                    return self._once(method, True, *args, **kwargs)
+            with self._memory, self._writing:
                 if method in MOVES and self.stamps is not None:
                     return self._moving(self.stamps, method, args, kwargs, ticket)
-                return self._once(method, reading, *args, **kwargs)
+                return self._once(method, False, *args, **kwargs)
         except Exception as error:
             failure = self._translated(error)
         # Raised outside the handler: the driver's error, which may hold data, is no context of
@@ -178,7 +181,7 @@ class SQLStore(SQLBase):
         operations = [operation_of(call) for call in calls]
         begun: list[bool] = []
         try:
-            with self._memory, self._writing():
+            with self._memory, self._writing:
                 if self._bulk is not None:
                     return self._in_bulk(self._bulk, operations)
                 together = partial(self._together, operations, lambda: begun.append(True))
@@ -192,9 +195,6 @@ class SQLStore(SQLBase):
             # Dropped under us: the next use makes it again, or says what to do.
             self._prepared = False
         return translate(error, self._broken)
-
-    def _writing(self) -> Any:
-        return _Held(self._writer, self.timeout) if self._writer is not None else nullcontext()
 
     def _moving(
         self,
@@ -210,8 +210,9 @@ class SQLStore(SQLBase):
         try:
             answer = self._once(method, False, *args, **kwargs)
         finally:
-            changed = hashes_after(method, args, answer)
-            stamps.let_go(hold._replace(hashes=changed), ticket or new_number())
+            if method == "remove_user":
+                hold = hold._replace(hashes=hashes_after(method, args, answer))
+            stamps.let_go(hold, ticket or new_number())
         return answer
 
     def _moving_all(
