@@ -68,10 +68,11 @@ def _lean(row: Row) -> Row:
 class RowCache:
     """Rows as they were read or written, each for at most ``ttl`` seconds.
 
-    cachetools' ``LRUCache`` with an expiry of ours, since its ``TTLCache`` costs three times as much
-    a hit, and with sizes of ours, for which it would keep one more dict. A fill carries a token taken before the row was read and is dropped if the key was written
-    or invalidated since (the leases of Nishtala et al., NSDI 2013). Tokens count per stripe of
-    keys: two keys that share a stripe can only cost a fill.
+    cachetools' ``LRUCache`` with an expiry of ours, since its ``TTLCache`` costs three times as
+    much a hit, and with sizes of ours, for which it would keep one more dict. A fill carries a
+    token taken before the row was read and is dropped if the key was written or invalidated since
+    (the leases of Nishtala et al., NSDI 2013). Tokens count per stripe of keys: two keys that share
+    a stripe can only cost a fill.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from .merging import Delta, diff
 from .plans import NOTHING, Delete, Ending, Plan, Rotate, Touch, plan
 from .records import NO_OWNER, NONCE_BYTES
 from .rows import Change, RowMaker, owner_of
-from .session import Session
+from .session import INTENTS, Session
 from .states import SessionState
 from .tags import to_json
 from .users import user_of
@@ -89,25 +89,36 @@ class Endings:
         """Whether nothing was asked for and nothing changed, at a glance: most requests only
         read.
         """
-        if session.has_intents:
+        if not INTENTS.isdisjoint(session.__dict__):
             return False
         if state.row is None:
             return not dict.__len__(session)
         loaded = state.loaded
-        return loaded is not None and (not session.accessed or loaded == snapshot(session))
+        if loaded is None or not session.accessed:
+            return loaded is not None
+        if not session.exposed and self._equals_payload(state, session):
+            return True
+        return loaded == snapshot(session)
+
+    def _equals_payload(self, state: SessionState, session: Session) -> bool:
+        """Whether the session is what is stored, as JSON: but for types that are written alike
+        there, as a list and a tuple are.
+        """
+        if state.rich or self._rows.codec.custom:
+            return False
+        try:
+            return to_json(session) == state.payload
+        except Exception:
+            return False
 
     def still_holds(self, state: SessionState, session: Session) -> bool:
         """Whether the session holds what it held when the response began."""
         if state.sent == state.loaded:
             if state.row is None:
                 return not dict.__len__(session)
-            if not state.rich and not self._rows.codec.custom:
-                # What is equal as JSON is equal, but for a type that nobody changes that late.
-                try:
-                    if to_json(session) == state.payload:
-                        return True
-                except Exception:
-                    return False
+            # Nobody changes a type alone that late.
+            if self._equals_payload(state, session):
+                return True
         return self.snapshot(session) == state.sent
 
     def snapshot(self, session: Session) -> object:
