@@ -81,6 +81,7 @@ class SessionMiddleware:
             "partitioned": partitioned,
         }
         self.manager = manager = chosen_manager(manager, own, options)
+        self._recognize = manager.recognizer.recognize
         self._exclude = manager.settings.exclude
         self._records_client = manager.settings.record_client
         # The application that we are in, and whether it announces each use of a session.
@@ -101,7 +102,7 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
         manager = self.manager
-        presented = manager.recognize(scope["headers"])
+        presented = self._recognize(scope["headers"])
         client = _client(scope) if self._records_client else _NOBODY
         outermost, may_fold = self._surroundings
         if scope.get("app") is not outermost:
@@ -118,7 +119,7 @@ class SessionMiddleware:
             if not await exchange.answers(error):
                 raise
         else:
-            if session.accessed and exchange.started:
+            if session.exposed and exchange.started:
                 manager.check_late_change(session)
         finally:
             if kind == "websocket":
@@ -149,15 +150,14 @@ class SessionMiddleware:
 class _Exchange:
     """One request and its response."""
 
-    # Of the class until an instance has its own, as in a session's state.
-    started = False
-    _store_failed = False
+    __slots__ = ("_manager", "_scope", "_send", "_session", "_store_failed", "started")
 
     def __init__(self, manager: SessionManager, scope: Scope, session: Session, send: Send) -> None:
         self._manager = manager
         self._scope = scope
         self._session = session
         self._send = send
+        self._store_failed = self.started = False
 
     def send(self, message: Message) -> Awaitable[None]:
         """Save before the first byte leaves. The server's own awaitable, where that is all."""

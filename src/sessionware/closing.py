@@ -16,7 +16,7 @@ from .flows import Flow, T
 from .lifetimes import DEFAULT_EXPIRY
 from .plans import Nothing, Touch
 from .rows import Lost, RowMaker, Verdict, started
-from .session import INTENTS, Session
+from .session import Session
 from .states import CookieDue, SessionState, attempting, state_of
 from .tokens import Tokens
 
@@ -129,7 +129,7 @@ class Closings:
         state: Any = session.tie
         if self._renews or state.pending or state.failure or state.cookie is not _NO_COOKIE:
             return False
-        if not self.endings.is_as_loaded(state, session):
+        if (session.accessed or session.ended) and not self.endings.is_as_loaded(state, session):
             return False
         state.sent = state.loaded
         state.started = True
@@ -189,13 +189,10 @@ class Closings:
         """At the end of a request: raise ``ResponseAlreadyStarted`` if a change missed the
         response.
         """
-        if not session.accessed:
+        if not session.exposed:
             return
         state = state_of(session)
         if state.sent is None or state.failure is not None:
-            return
-        if not session.exposed and INTENTS.isdisjoint(session.__dict__):
-            # Nothing was written, and nobody holds anything that could have changed since.
             return
         asked = session.ended or session.rotation or session.expiry_set
         if not asked and self.endings.still_holds(state, session):

@@ -27,7 +27,7 @@ from .tags import (
     why_not,
 )
 
-_from_json: Final = msgspec.json.Decoder().decode
+from_json: Final = msgspec.json.Decoder().decode
 
 # Each level takes up to five Python frames, of the 1,000 that are shared with the application.
 _DEEPEST: Final = 64
@@ -237,7 +237,7 @@ class JSONCodec:
     def decode(self, payload: bytes, rich: bool) -> dict[Any, Any]:
         """The data again; raises ``CorruptRecord`` at anything that ``encode`` did not write."""
         try:
-            data = _from_json(payload)
+            data = from_json(payload)
             if rich:
                 data = _unpack(data)
         except Exception:

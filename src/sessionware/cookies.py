@@ -6,7 +6,7 @@ cookie that the browser did not store under our name (RFC 6265bis sections 4.2 a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -85,14 +85,21 @@ class Recognizer:
     """Remembers which ``Cookie`` headers have been found valid, so that their signature is checked
     once. That a session still stands is for the store to say, each time.
 
-    It takes a share of ``cache_max_bytes``.
+    It takes a share of ``cache_max_bytes``. ``report`` is told what other headers are found to be.
     """
 
-    __slots__ = ("_known", "_reader", "_room", "_tokens", "_used")
+    __slots__ = ("_known", "_reader", "_report", "_room", "_tokens", "_used")
 
-    def __init__(self, reader: CookieReader, tokens: Tokens, cache_max_bytes: int) -> None:
+    def __init__(
+        self,
+        reader: CookieReader,
+        tokens: Tokens,
+        cache_max_bytes: int,
+        report: Callable[[Presented], Presented],
+    ) -> None:
         self._reader = reader
         self._tokens = tokens
+        self._report = report
         # A dict compares bytes only where a hash with this process's own key is equal, so the time
         # of a lookup says nothing about headers that are nearly right.
         self._known: dict[bytes, Presented] = {}
@@ -112,8 +119,8 @@ class Recognizer:
         if field is None:
             return _NONE
         if fields:
-            return identify(self._reader.values(fields), self._tokens)
-        return self._known.get(field) or self._examine(field)
+            return self._report(identify(self._reader.values(fields), self._tokens))
+        return self._known.get(field) or self._report(self._examine(field))
 
     def _examine(self, field: bytes) -> Presented:
         presented = identify(self._reader.values((field,)), self._tokens)

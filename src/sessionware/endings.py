@@ -45,6 +45,7 @@ class Endings:
         self._rows = rows
         self.user_key = user_key
         self._record_client = record_client
+        self._custom = rows.codec.custom
 
     def decide(
         self, state: SessionState, session: Session, now: int, *, failed: bool = False
@@ -96,29 +97,28 @@ class Endings:
         loaded = state.loaded
         if loaded is None or not session.accessed:
             return loaded is not None
-        if not session.exposed and self._equals_payload(state, session):
-            return True
+        if not (session.exposed or state.rich or self._custom):
+            # As JSON it is the same, but for types that are written alike, as a list and a tuple
+            # are. Nobody who could have changed one for the other got hold of it.
+            try:
+                if to_json(session) == state.payload:
+                    return True
+            except Exception:
+                return False
         return loaded == snapshot(session)
-
-    def _equals_payload(self, state: SessionState, session: Session) -> bool:
-        """Whether the session is what is stored, as JSON: but for types that are written alike
-        there, as a list and a tuple are.
-        """
-        if state.rich or self._rows.codec.custom:
-            return False
-        try:
-            return to_json(session) == state.payload
-        except Exception:
-            return False
 
     def still_holds(self, state: SessionState, session: Session) -> bool:
         """Whether the session holds what it held when the response began."""
         if state.sent == state.loaded:
             if state.row is None:
                 return not dict.__len__(session)
-            # Nobody changes a type alone that late.
-            if self._equals_payload(state, session):
-                return True
+            if not (state.rich or self._custom):
+                # What is equal as JSON is equal, but for a type that nobody changes that late.
+                try:
+                    if to_json(session) == state.payload:
+                        return True
+                except Exception:
+                    return False
         return self.snapshot(session) == state.sent
 
     def snapshot(self, session: Session) -> object:

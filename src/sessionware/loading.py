@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import clock
 from .cache import Entry
-from .codecs import Codec, snapshot
+from .codecs import Codec, from_json, snapshot
 from .cookies import CookieReader, Kind, Presented, Recognizer, identify
 from .endings import Endings
 from .errors import CorruptRecord, StoreUnavailable
 from .events import EventSink
 from .flows import Flow
 from .purging import Purger
-from .records import read_header
+from .records import HEADER_BYTES, read_header
 from .rows import RowMaker
-from .session import Session
+from .session import UNLOADED, Session
 from .states import SessionState, state_of
 from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
@@ -34,7 +34,7 @@ class Loading:
 
     tokens: Tokens
     cookies: CookieReader
-    _recognizer: Recognizer
+    recognizer: Recognizer
     codec: Codec
     rows: RowMaker
     endings: Endings
@@ -44,6 +44,8 @@ class Loading:
     _purger: Purger
     _renews: bool
     _unfolding: threading.Lock
+    # Neither encrypted nor by a serializer of the application's.
+    _plain: bool
 
     def identify(self, values: Sequence[bytes] | None, tokens: Tokens | None = None) -> Presented:
         """Which session the cookie values name; forged and ambiguous ones are reported.
@@ -51,11 +53,6 @@ class Loading:
         ``tokens`` verifies them in place of the manager's own keys.
         """
         return self._reported(identify(values, tokens or self.tokens))
-
-    def recognize(self, headers: Iterable[tuple[bytes, bytes]]) -> Presented:
-        """As ``identify``, for the headers of an ASGI scope."""
-        presented = self._recognizer.recognize(headers)
-        return presented if presented.id is not None else self._reported(presented)
 
     def _reported(self, presented: Presented) -> Presented:
         if presented.kind is Kind.BAD:
@@ -115,6 +112,7 @@ class Loading:
             self._purger.start()
             session = Session()
             session.tie = SessionState(manager, self.empty, None, client)
+            session.unready = False
             return session
         entry = self.store.fresh(sid_hash)
         if entry is None:
@@ -124,10 +122,12 @@ class Loading:
             session.tie = state = SessionState(manager, self.empty, None, client)
             state.id, state.loaded = presented.id, entry.snapshot
             state.row = state.folded = entry.row
-            session.hold_back()
+            # As ``hold_back`` does.
+            dict.__setitem__(session, UNLOADED, None)
         else:
             session.tie = state = SessionState(manager, self.empty, presented, client)
             self._fill(session, state, entry.row, entry)
+            session.unready = False
         return session
 
     def unfold(self, session: Session, state: SessionState) -> None:
@@ -137,13 +137,21 @@ class Loading:
         row = state.folded
         if row is None:
             return
-        payload, rich = self.payload_of(row)
-        content = self.codec.decode(payload, rich)
+        data = row.data
+        if self._plain and not data[1]:
+            # Without a flag it is JSON as it stands, and was decoded before.
+            payload, rich = data[HEADER_BYTES:], False
+            content = from_json(payload)
+        else:
+            payload, rich = self.payload_of(row)
+            content = self.codec.decode(payload, rich)
         with self._unfolding:
             # Another thread of the request may have been quicker, and changed it already.
             if state.folded is not None:
                 state.payload, state.rich = payload, rich
-                session.refill(content)
+                # As ``refill`` does.
+                dict.clear(session)
+                dict.update(session, content)
                 state.folded = None
 
     def payload_of(self, row: Row) -> tuple[bytes, bool]:

@@ -67,7 +67,9 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         self.events = EventSink(chosen.on_event)
         self.tokens = Tokens(chosen.secret_key, chosen.secret_key_fallbacks, chosen.session_cookie)
         self.cookies = CookieReader(chosen.session_cookie)
-        self._recognizer = Recognizer(self.cookies, self.tokens, chosen.cache_max_bytes)
+        self.recognizer = Recognizer(
+            self.cookies, self.tokens, chosen.cache_max_bytes, self._reported
+        )
         self._writer = CookieWriter(
             chosen.session_cookie,
             path=chosen.path,
@@ -121,6 +123,7 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         self._renews = chosen.rolling or chosen.idle_timeout is not None
         self._scheme_noted = False
         self._unfolding = threading.Lock()
+        self._plain = cipher is None and not self.codec.custom
         _managers.add(self)
 
     def _encoded_empty(self) -> bytes:

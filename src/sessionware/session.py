@@ -23,7 +23,7 @@ class _Unloaded:
         return "<not loaded yet>"
 
 
-_UNLOADED = _Unloaded()
+UNLOADED = _Unloaded()
 
 # ``super()`` costs as much as what it calls.
 _get = dict.get
@@ -95,7 +95,8 @@ class Session(dict[Any, Any]):
     tie: SessionLink | None = None
     # Whether the tie is still to be asked at the next use.
     unready: bool = True
-    # Whether the application may hold something of the session's that it can change unnoticed.
+    # Whether the application may hold something that it can change unnoticed, or has asked for
+    # anything. If not, the session is as it was.
     exposed: bool = False
     accessed: bool = False
     modified: bool = False
@@ -164,7 +165,7 @@ class Session(dict[Any, Any]):
         C code that asks for the size first, as ``json.dumps`` does, must not find it empty; code
         that copies the items behind our back fails at the key, where ``{}`` would be a silent lie.
         """
-        dict.__setitem__(self, _UNLOADED, None)
+        dict.__setitem__(self, UNLOADED, None)
         self.unready = True
 
     def refill(self, content: dict[Any, Any]) -> None:
@@ -242,7 +243,7 @@ class Session(dict[Any, Any]):
 
     def __repr__(self) -> str:
         """Only the keys' number: session data does not belong into logs."""
-        if dict.__contains__(self, _UNLOADED):
+        if dict.__contains__(self, UNLOADED):
             return f"<{type(self).__name__}, not loaded yet>"
         self.accessed = True
         return f"<{type(self).__name__} with {dict.__len__(self)} keys>"
@@ -345,7 +346,7 @@ class Session(dict[Any, Any]):
         ``authenticated_at`` (OWASP ASVS 5.0 7.5.3). A login, that is a change under ``user_key``,
         rotates by itself.
         """
-        self.mark_accessed()
+        self.mark_exposed()
         self.rotation = True
         self.reauthenticated = self.reauthenticated or authenticated
 

@@ -97,7 +97,7 @@ class _SessionSigner(Signer):
         algorithm = _KeyedAlgorithm(derived)
         self.algorithm = algorithm
         # itsdangerous signs with the last key of its list: from here on, that one comes first.
-        self._newest_first = tuple(algorithm.keyed(key) for key in reversed(derived))
+        self._newest_first = tuple(algorithm.keyed(key).digest for key in reversed(derived))
 
     def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
         secret_key = self.secret_keys[-1] if secret_key is None else want_bytes(secret_key)
@@ -105,10 +105,10 @@ class _SessionSigner(Signer):
 
     def key_index(self, value: bytes, signature: bytes) -> int | None:
         """Return which key made the signature, counted from the newest, or None."""
-        for index, key in enumerate(self._newest_first):
+        for index, digest in enumerate(self._newest_first):
             # The texts are compared, not what they decode to, or several would verify
             # (itsdangerous #368). b2a_base64 ends in "=\n" here.
-            expected = b2a_base64(key.digest(value)).translate(_TO_URLSAFE, b"=\n")
+            expected = b2a_base64(digest(value)).translate(_TO_URLSAFE, b"=\n")
             if compare_digest(signature, expected):
                 return index
         return None
