@@ -92,7 +92,7 @@ def is_loaded_outside(outer: object, manager: SessionManager) -> bool:
 
     Raises ``ConfigurationError`` if another middleware owns the same cookie.
     """
-    link = outer.link() if isinstance(outer, Session) else None
+    link = outer.tie if isinstance(outer, Session) else None
     if not isinstance(link, SessionState):
         return False
     if link.manager is manager:
@@ -120,7 +120,7 @@ def hand_over(inner: Session, outer: Session) -> None:
     """
     if not inner.accessed:
         return
-    outer.mark_accessed()
+    outer.mark_exposed()
     asked = inner.take_intents()
     if asked.ended:
         outer.invalidate()

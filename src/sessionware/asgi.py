@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -18,10 +19,10 @@ from .adapting import (
     two_owners,
 )
 from .config import Options
-from .cookies import cookie_fields
 from .errors import ResponseAlreadyStarted, SessionGone, StoreUnavailable
 from .events import logger
-from .headers import sets_cookie, with_session
+from .folding import announces_use
+from .headers import add_vary_cookie, sets_cookie, with_session
 from .manager import SessionManager
 from .session import NoSession, Session
 from .states import CookieDue, SessionState
@@ -32,6 +33,15 @@ if TYPE_CHECKING:
 
 
 _NOBODY = (None, None)
+_WITH_SESSION = frozenset({"http", "websocket"})
+_BEGINNINGS = frozenset(
+    {
+        "http.response.start",
+        "websocket.http.response.start",
+        "websocket.accept",
+        "websocket.close",
+    }
+)
 
 
 class SessionMiddleware:
@@ -71,12 +81,16 @@ class SessionMiddleware:
             "partitioned": partitioned,
         }
         self.manager = manager = chosen_manager(manager, own, options)
+        self._recognize = manager.recognizer.recognize
         self._exclude = manager.settings.exclude
         self._records_client = manager.settings.record_client
+        # The application that we are in, and whether it announces each use of a session.
+        self._surroundings: tuple[object, bool] = (self, False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            if scope["type"] == "lifespan" and self._owns_manager:
+        kind = scope["type"]
+        if kind not in _WITH_SESSION:
+            if kind == "lifespan" and self._owns_manager:
                 send = self._closing_down(send)
             await self.app(scope, receive, send)
             return
@@ -88,19 +102,34 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
         manager = self.manager
-        presented = manager.recognize(cookie_fields(scope["headers"]))
+        presented = self._recognize(scope["headers"])
         client = _client(scope) if self._records_client else _NOBODY
-        session = manager.load_now(presented, client)
+        outermost, may_fold = self._surroundings
+        if scope.get("app") is not outermost:
+            may_fold = self._look_around(scope.get("app"))
+        session = manager.load_now(presented, client, may_fold)
         if session is None:
             session = await manager.aload_stored(presented, client)
         scope["session"] = session
         scope[MANAGER_KEY] = manager
         exchange = _Exchange(manager, scope, session, send)
         try:
-            await exchange.run(self.app, receive)
+            await self.app(scope, receive, exchange.send)
+        except Exception as error:
+            if not await exchange.answers(error):
+                raise
+        else:
+            if session.exposed and exchange.started:
+                manager.check_late_change(session)
         finally:
-            if scope["type"] == "websocket":
+            if kind == "websocket":
                 manager.unwatch(session)
+
+    def _look_around(self, outermost: object) -> bool:
+        """Learn which application we are in: once, for most middlewares are in one only."""
+        may_fold = announces_use(self.app, outermost, self)
+        self._surroundings = (outermost, may_fold)
+        return may_fold
 
     def _has_session(self, scope: Scope) -> bool:
         """Whether an outer middleware with the same manager has loaded the session already."""
@@ -121,60 +150,62 @@ class SessionMiddleware:
 class _Exchange:
     """One request and its response."""
 
-    __slots__ = (
-        "_answered",
-        "_manager",
-        "_scope",
-        "_send",
-        "_session",
-        "_started",
-        "_store_failed",
-    )
+    __slots__ = ("_manager", "_scope", "_send", "_session", "_store_failed", "started")
 
     def __init__(self, manager: SessionManager, scope: Scope, session: Session, send: Send) -> None:
         self._manager = manager
         self._scope = scope
         self._session = session
         self._send = send
-        self._started = False
-        self._store_failed = False
-        self._answered = False
+        self._store_failed = self.started = False
 
-    async def run(self, app: ASGIApp, receive: Receive) -> None:
-        try:
-            await app(self._scope, receive, self.send)
-        except Exception as error:
-            if self._started:
-                raise
-            if self._session.ended:
-                # Logged out means logged out; a store that fails at it has been reported.
-                with suppress(StoreUnavailable):
-                    await self._manager.afinish(self._session, failed=True)
-            if not (self._store_failed or is_from(error, StoreUnavailable)):
-                raise
+    def send(self, message: Message) -> Awaitable[None]:
+        """Save before the first byte leaves. The server's own awaitable, where that is all."""
+        if self.started:
+            return self._send(message)
+        kind = message["type"]
+        if kind not in _BEGINNINGS:
+            return self._send(message)
+        session = self._session
+        if (
+            kind == "http.response.start"
+            and message["status"] < 500
+            and self._scope.get("session") is session
+            and self._manager.is_only_read(session)
+        ):
+            self.started = True
+            if session.accessed:
+                message["headers"] = add_vary_cookie(message.get("headers", ()))
+            return self._send(message)
+        return self._first(kind, message)
+
+    async def _first(self, kind: str, message: Message) -> None:
+        """What commits something, or needs a closer look."""
+        if kind == "websocket.close":
+            await self._begin_without_headers(message)
+        elif kind == "websocket.accept":
+            await self._begin(message, failed=False)
         else:
-            if self._started:
-                self._manager.check_late_change(self._session)
-            return
-        await self._unavailable()
-
-    async def send(self, message: Message) -> None:
-        """Save before the first byte leaves."""
-        if self._answered:
-            return
-        if not self._started:
-            match message["type"]:
-                case "http.response.start" | "websocket.http.response.start":
-                    lost = self._store_failed and message["status"] == 500
-                    if lost or could_not_load(self._session, message["status"]):
-                        await self._unavailable()
-                        return
-                    await self._begin(message, failed=message["status"] >= 500)
-                case "websocket.accept":
-                    await self._begin(message, failed=False)
-                case "websocket.close":
-                    await self._begin_without_headers(message)
+            status = message["status"]
+            lost = self._store_failed and status == 500
+            if lost or could_not_load(self._session, status):
+                await self._unavailable()
+                return
+            await self._begin(message, failed=status >= 500)
         await self._send(message)
+
+    async def answers(self, error: Exception) -> bool:
+        """The application has failed: whether a 503 takes the place of its response."""
+        if self.started:
+            return False
+        if self._session.ended:
+            # Logged out means logged out; a store that fails at it has been reported.
+            with suppress(StoreUnavailable):
+                await self._manager.afinish(self._session, failed=True)
+        if not (self._store_failed or is_from(error, StoreUnavailable)):
+            return False
+        await self._unavailable()
+        return True
 
     async def _begin(self, message: Message, *, failed: bool) -> None:
         self._take_replacement(message)
@@ -187,7 +218,7 @@ class _Exchange:
                 self._store_failed = True
                 raise
         closing = manager.closing(self._session)
-        self._started = True
+        self.started = True
         set_cookie = None
         if closing.cookie is not CookieDue.NOTHING:
             set_cookie = manager.set_cookie(closing)
@@ -199,7 +230,7 @@ class _Exchange:
     async def _begin_without_headers(self, message: Message) -> None:
         """A refused handshake: what is stored can be changed, but no cookie reaches the browser."""
         self._take_replacement(message)
-        self._started = True
+        self.started = True
         link = self._session.link()
         assert isinstance(link, SessionState)
         link.started = True
@@ -233,15 +264,17 @@ class _Exchange:
         """503 with Retry-After, in place of a response that depends on a session nobody could
         read.
         """
-        self._started = self._answered = True
+        self.started = True
+        # Whatever the application still says is not heard.
+        send, self._send = self._send, _unheard
         retry_after = str(self._manager.retry_after).encode()
         prefix = ""
         if self._scope["type"] == "websocket":
             if "websocket.http.response" not in self._scope.get("extensions", {}):
-                await self._send({"type": "websocket.close", "code": 1013, "reason": ""})
+                await send({"type": "websocket.close", "code": 1013, "reason": ""})
                 return
             prefix = "websocket."
-        await self._send(
+        await send(
             {
                 "type": f"{prefix}http.response.start",
                 "status": 503,
@@ -253,7 +286,11 @@ class _Exchange:
                 ],
             }
         )
-        await self._send({"type": f"{prefix}http.response.body", "body": UNAVAILABLE})
+        await send({"type": f"{prefix}http.response.body", "body": UNAVAILABLE})
+
+
+async def _unheard(message: Message) -> None:
+    """Where messages go that come too late."""
 
 
 def _is_starlettes(session: object) -> bool:

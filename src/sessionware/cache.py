@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Callable
+from math import inf
 from sys import getsizeof
 from typing import NamedTuple
 
@@ -12,23 +14,32 @@ from cachetools import LRUCache
 from .clock import boot_clock
 from .stores.protocol import Retired, Row
 
-# What an entry costs beside its data and texts: the row's tuple and numbers, the key, three dict
-# slots. Measured with tracemalloc: 740 to 850 bytes, 32 of them for the time of a login.
-ENTRY_OVERHEAD = 800
+# What an entry costs beside its data, texts and numbers of 64 bits: the row's tuple and numbers,
+# the entry, the key, and its places in two dicts, which are half empty now and then. Measured with
+# tracemalloc: 600 to 820 bytes.
+ENTRY_OVERHEAD = 700
+_NUMBER = 32
 _STRIPES = 4096
-_TOMBSTONES = 65_536
+# Of the bytes that the cache may take, what is kept beside the rows gets these shares; see also
+# ``cookies.Recognizer``. What each costs was measured too.
+_TOMBSTONE_SHARE, _TOMBSTONE_BYTES = 64, 400
+_ENDED_SHARE, _ENDED_BYTES = 128, 128
+_FEWEST = 256
 
 
-class Entry(NamedTuple):
+class Entry:
     """A cached row, its end, and the mark with which it was read; see ``coherence.slots``.
 
     ``snapshot`` is that of the row's content, once somebody has decoded it; see ``codecs``.
     """
 
-    row: Row
-    until: float
-    mark: int | None
-    snapshot: int | None = None
+    __slots__ = ("mark", "row", "snapshot", "until")
+
+    def __init__(self, row: Row, until: float, mark: int | None) -> None:
+        self.row = row
+        self.until = until
+        self.mark = mark
+        self.snapshot: int | None = None
 
 
 class _Tombstone(NamedTuple):
@@ -39,19 +50,29 @@ class _Tombstone(NamedTuple):
 def _size(entry: Entry) -> int:
     row = entry.row
     size = len(row.data) + ENTRY_OVERHEAD
+    for number in (row.authenticated_at, entry.mark, entry.snapshot):
+        if number is not None:
+            size += _NUMBER
     for text in (row.user_id, row.ip, row.user_agent):
         if text is not None:
             size += getsizeof(text)
     return size
 
 
+def _lean(row: Row) -> Row:
+    """The same row, with one object for equal times: a driver makes one for each."""
+    created, seen = row.created_at, row.last_seen
+    return row._replace(last_seen=created) if created == seen and created is not seen else row
+
+
 class RowCache:
     """Rows as they were read or written, each for at most ``ttl`` seconds.
 
-    cachetools' ``LRUCache`` with an expiry of ours: its ``TTLCache`` costs three times as much a
-    hit. A fill carries a token taken before the row was read and is dropped if the key was written
-    or invalidated since (the leases of Nishtala et al., NSDI 2013). Tokens count per stripe of
-    keys: two keys that share a stripe can only cost a fill.
+    cachetools' ``LRUCache`` with an expiry of ours, since its ``TTLCache`` costs three times as
+    much a hit, and with sizes of ours, for which it would keep one more dict. A fill carries a
+    token taken before the row was read and is dropped if the key was written or invalidated since
+    (the leases of Nishtala et al., NSDI 2013). Tokens count per stripe of keys: two keys that share
+    a stripe can only cost a fill.
     """
 
     def __init__(
@@ -67,10 +88,15 @@ class RowCache:
     def after_fork(self) -> None:
         """Start empty, with a lock that nobody holds."""
         self._lock = threading.Lock()
-        self._entries: LRUCache[bytes, Entry] = LRUCache(self.max_bytes, getsizeof=_size)
-        self._tombstones: LRUCache[bytes, _Tombstone] = LRUCache(_TOMBSTONES)
+        self._entries: LRUCache[bytes, Entry] = LRUCache(inf)
+        self._size = 0
+        # Of each MiB some is for what is kept beside the rows.
+        self._room = self.max_bytes - (self.max_bytes >> 20 << 16)
+        stones = max(_FEWEST, self.max_bytes // _TOMBSTONE_SHARE // _TOMBSTONE_BYTES)
+        self._tombstones: LRUCache[bytes, _Tombstone] = LRUCache(stones)
         self._ended: dict[int, None] = {}
-        self._generations = [0] * _STRIPES
+        self._most_ended = max(_FEWEST, self.max_bytes // _ENDED_SHARE // _ENDED_BYTES)
+        self._generations = array("Q", bytes(8 * _STRIPES))
         self._touching: set[bytes] = set()
 
     @property
@@ -94,9 +120,9 @@ class RowCache:
                 entry = self._entries[key]
             except KeyError:
                 return None
-            if self._timer() < entry.until and entry.row.id not in self._ended:
+            if self._timer() < entry.until and not (self._ended and entry.row.id in self._ended):
                 return entry
-            del self._entries[key]
+            self._evict(key)
             return None
 
     def peek(self, key: bytes) -> Row | None:
@@ -123,7 +149,7 @@ class RowCache:
             current = self._generations[_stripe(key)] == token
             self._generations[_stripe(key)] += 1
             if not (current and self._put(key, row, mark)):
-                self._entries.pop(key, None)
+                self._evict(key)
 
     def confirm(self, key: bytes, entry: Entry, mark: int | None) -> None:
         """The store has said that the row still stands: a new mark, unless it was replaced
@@ -131,20 +157,24 @@ class RowCache:
         """
         with self._lock:
             if self._entries.get(key) is entry:
-                self._entries[key] = entry._replace(mark=mark)
+                self._size -= _size(entry)
+                entry.mark = mark
+                self._size += _size(entry)
 
     def describe(self, key: bytes, entry: Entry, snapshot: int) -> None:
         """Remember the snapshot of an entry's content, unless it was replaced meanwhile."""
         with self._lock:
             if self._entries.get(key) is entry:
-                self._entries[key] = entry._replace(snapshot=snapshot)
+                self._size -= _size(entry)
+                entry.snapshot = snapshot
+                self._size += _size(entry)
 
     def invalidate(self, key: bytes) -> int:
         """Evict, and let no fill under way come through. Gives the token of who writes next."""
         with self._lock:
             stripe = _stripe(key)
             self._generations[stripe] += 1
-            self._entries.pop(key, None)
+            self._evict(key)
             return self._generations[stripe]
 
     def retime(self, key: bytes, row: Row) -> None:
@@ -153,7 +183,9 @@ class RowCache:
             entry = self._entries.get(key)
             same = entry is not None and (entry.row.id, entry.row.version) == (row.id, row.version)
             if entry is not None and same:
-                self._entries[key] = entry._replace(row=row)
+                self._size -= _size(entry)
+                entry.row = row
+                self._size += _size(entry)
 
     def begin_touch(self, key: bytes, last_seen: int) -> bool:
         """Whether this request is to write the touch: no other of this process does or just did."""
@@ -173,14 +205,14 @@ class RowCache:
         """Evict for good: an ID that ended is never used again."""
         with self._lock:
             self._generations[_stripe(key)] += 1
-            self._entries.pop(key, None)
+            self._evict(key)
             self._tombstones[key] = _Tombstone(answer, self._timer() + seconds)
 
     def end(self, row_id: int) -> None:
         """Serve and keep this row no more, whatever its key: a rotation may be under way."""
         with self._lock:
             self._ended[row_id] = None
-            if len(self._ended) > _TOMBSTONES:
+            if len(self._ended) > self._most_ended:
                 del self._ended[next(iter(self._ended))]
 
     def unbury(self, key: bytes) -> None:
@@ -203,7 +235,8 @@ class RowCache:
         """Evict everything, and let no fill under way come through."""
         with self._lock:
             self._entries.clear()
-            self._generations = [generation + 1 for generation in self._generations]
+            self._size = 0
+            self._generations = array("Q", (each + 1 for each in self._generations))
 
     def __len__(self) -> int:
         with self._lock:
@@ -213,17 +246,30 @@ class RowCache:
     def size(self) -> int:
         """The bytes that the entries take, by our own estimate."""
         with self._lock:
-            return int(self._entries.currsize)
+            return self._size
+
+    # Under the lock.
 
     def _put(self, key: bytes, row: Row, mark: int | None) -> bool:
         if not self.enabled or row.id in self._ended:
             return False
-        entry = Entry(row, self._timer() + self.ttl, mark)
-        if _size(entry) > self.max_bytes:
-            self._entries.pop(key, None)
+        # Before the new one: its key is the old row's, and would stay.
+        self._evict(key)
+        entry = Entry(_lean(row), self._timer() + self.ttl, mark)
+        size = _size(entry)
+        if size > self._room:
             return False
-        self._entries[key] = entry
+        self._size += size
+        while self._size > self._room:
+            self._size -= _size(self._entries.popitem()[1])
+        # The row's own bytes, where the caller's would be kept beside them.
+        self._entries[row.sid_hash if row.sid_hash == key else key] = entry
         return True
+
+    def _evict(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._size -= _size(entry)
 
 
 def _stripe(key: bytes) -> int:

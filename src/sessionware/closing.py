@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import clock
 from .commits import Committer
@@ -36,6 +36,7 @@ class Closing(NamedTuple):
         return f"Closing({self.cookie.value}, vary={self.vary})"
 
 
+_NO_COOKIE = CookieDue.NOTHING
 _READ = Closing(CookieDue.NOTHING, vary=True)
 _UNTOUCHED = Closing(CookieDue.NOTHING, vary=False)
 
@@ -139,6 +140,19 @@ class Closings:
             return None
         return decided
 
+    def is_only_read(self, session: Session) -> bool:
+        """Whether a response that begins now has nothing to commit and no cookie to carry, which is
+        what ``decide`` and ``closing`` would find: in one step, for most requests.
+        """
+        state: Any = session.tie
+        if self._renews or state.pending or state.failure or state.cookie is not _NO_COOKIE:
+            return False
+        if (session.accessed or session.ended) and not self.endings.is_as_loaded(state, session):
+            return False
+        state.sent = state.loaded
+        state.started = True
+        return True
+
     def _sent(self, state: SessionState, session: Session, decided: Decided) -> object:
         """A snapshot of what the session held as its response began."""
         if decided.payload is None and state.loaded is not None:
@@ -194,8 +208,10 @@ class Closings:
         """At the end of a request: raise ``ResponseAlreadyStarted`` if a change missed the
         response.
         """
+        if not session.exposed:
+            return
         state = state_of(session)
-        if state.sent is None or not session.accessed or state.failure is not None:
+        if state.sent is None or state.failure is not None:
             return
         asked = session.ended or session.rotation or session.expiry_set
         if not asked and self.endings.still_holds(state, session):

@@ -27,10 +27,11 @@ from .tags import (
     why_not,
 )
 
-_from_json: Final = msgspec.json.Decoder().decode
+from_json: Final = msgspec.json.Decoder().decode
 
 # Each level takes up to five Python frames, of the 1,000 that are shared with the application.
 _DEEPEST: Final = 64
+_SIXTY_BITS: Final = (1 << 60) - 1
 
 
 class Codec(Protocol):
@@ -76,12 +77,13 @@ def _plain(values: Iterable[Any], room: int) -> bool:
 
 def snapshot(content: dict[Any, Any]) -> int | None:
     """A number that content has in common only with content that is the same in values, types and
-    order; None for content that it can't be told of. In this process only, and at C speed.
+    order; None for content that it can't be told of. In this process only, and at C speed. Of 60
+    bits, which take less memory than 64.
     """
     try:
         # Version 2 has no references, which would tell equal values apart by their identity. The
         # items, because a copy of a dict subclass is made by its own methods.
-        return hash(dumps(tuple(dict.items(content)), 2))
+        return hash(dumps(tuple(dict.items(content)), 2)) & _SIXTY_BITS
     except ValueError:
         return None
 
@@ -235,7 +237,7 @@ class JSONCodec:
     def decode(self, payload: bytes, rich: bool) -> dict[Any, Any]:
         """The data again; raises ``CorruptRecord`` at anything that ``encode`` did not write."""
         try:
-            data = _from_json(payload)
+            data = from_json(payload)
             if rich:
                 data = _unpack(data)
         except Exception:

@@ -6,9 +6,8 @@ cookie that the browser did not store under our name (RFC 6265bis sections 4.2 a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from .tokens import Tokens, hash_id
@@ -16,8 +15,11 @@ from .tokens import Tokens, hash_id
 SCAN_LIMIT: Final = 65_536
 """Bytes of Cookie header, all fields together, beyond which no cookie is read."""
 
-_LONGEST_KNOWN: Final = 1024
-_MOST_KNOWN: Final = 8192
+_LONGEST_KNOWN: Final = 512
+_MOST_KNOWN: Final = 4096
+# Of the bytes that the cache may take; and what one costs beside its header, as measured.
+_KNOWN_SHARE: Final = 32
+_KNOWN_BYTES: Final = 400
 
 MAX_VALUES: Final = 8
 """How many cookies of our name a request may carry."""
@@ -81,36 +83,54 @@ def identify(values: Sequence[bytes] | None, tokens: Tokens) -> Presented:
 
 class Recognizer:
     """Remembers which ``Cookie`` headers have been found valid, so that their signature is checked
-    once; of the headers themselves it keeps only a SHA-256.
+    once. That a session still stands is for the store to say, each time.
+
+    It takes a share of ``cache_max_bytes``. ``report`` is told what other headers are found to be.
     """
 
-    __slots__ = ("_known", "_reader", "_tokens")
+    __slots__ = ("_known", "_reader", "_report", "_room", "_tokens", "_used")
 
-    def __init__(self, reader: CookieReader, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        reader: CookieReader,
+        tokens: Tokens,
+        cache_max_bytes: int,
+        report: Callable[[Presented], Presented],
+    ) -> None:
         self._reader = reader
         self._tokens = tokens
-        # SHA-256 of the header -> where the token is in it, and what is known of it.
-        self._known: dict[bytes, tuple[int, int, bool, bytes]] = {}
+        self._report = report
+        # A dict compares bytes only where a hash with this process's own key is equal, so the time
+        # of a lookup says nothing about headers that are nearly right.
+        self._known: dict[bytes, Presented] = {}
+        self._room = cache_max_bytes // _KNOWN_SHARE
+        self._used = 0
 
-    def recognize(self, fields: Sequence[bytes]) -> Presented:
-        """What :func:`identify` finds in the Cookie header fields of one request."""
-        if not fields:
+    def recognize(self, headers: Iterable[tuple[bytes, bytes]]) -> Presented:
+        """What :func:`identify` finds in the headers of an ASGI scope."""
+        field = None
+        fields: list[bytes] = []
+        for name, value in headers:
+            if len(name) == 6 and name.lower() == b"cookie":
+                if field is not None:
+                    fields = fields or [field]
+                    fields.append(value)
+                field = value
+        if field is None:
             return _NONE
-        field = fields[0]
-        if len(fields) > 1 or len(field) > _LONGEST_KNOWN:
-            return identify(self._reader.values(fields), self._tokens)
-        digest = sha256(field).digest()
-        known = self._known.get(digest)
-        if known is not None:
-            start, end, current, sid_hash = known
-            return Presented(_VALID, field[start:end].decode("ascii"), current, sid_hash)
-        presented = identify(self._reader.values(fields), self._tokens)
-        if presented.id is not None and presented.sid_hash is not None:
-            if len(self._known) >= _MOST_KNOWN:
+        if fields:
+            return self._report(identify(self._reader.values(fields), self._tokens))
+        return self._known.get(field) or self._report(self._examine(field))
+
+    def _examine(self, field: bytes) -> Presented:
+        presented = identify(self._reader.values((field,)), self._tokens)
+        cost = len(field) + _KNOWN_BYTES
+        if presented.id is not None and len(field) <= _LONGEST_KNOWN and cost <= self._room:
+            if self._used + cost > self._room or len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            start = field.index(presented.id.encode("ascii"))
-            end = start + len(presented.id)
-            self._known[digest] = (start, end, presented.current, presented.sid_hash)
+                self._used = 0
+            self._used += cost
+            self._known[field] = presented
         return presented
 
 

@@ -16,7 +16,7 @@ from .merging import Delta, diff
 from .plans import NOTHING, Delete, Ending, Plan, Rotate, Touch, plan
 from .records import NO_OWNER, NONCE_BYTES
 from .rows import Change, RowMaker, owner_of
-from .session import Session
+from .session import INTENTS, Session
 from .states import SessionState
 from .tags import to_json
 from .users import user_of
@@ -58,6 +58,7 @@ class Endings:
         self._record_client = record_client
         # Whether a request that changes nothing ever has to write.
         self._touches = rows.lifetimes.rolling or rows.lifetimes.idle is not None
+        self._custom = rows.codec.custom
 
     def decide(
         self, state: SessionState, session: Session, now: int, *, failed: bool = False
@@ -108,12 +109,22 @@ class Endings:
         """Whether nothing was asked for and nothing changed, at a glance: most requests only
         read.
         """
-        if session.has_intents:
+        if not INTENTS.isdisjoint(session.__dict__):
             return False
         if state.row is None:
             return not dict.__len__(session)
         loaded = state.loaded
-        return loaded is not None and (not session.accessed or loaded == snapshot(session))
+        if loaded is None or not session.accessed:
+            return loaded is not None
+        if not (session.exposed or state.rich or self._custom):
+            # As JSON it is the same, but for types that are written alike, as a list and a tuple
+            # are. Nobody who could have changed one for the other got hold of it.
+            try:
+                if to_json(session) == state.payload:
+                    return True
+            except Exception:
+                return False
+        return loaded == snapshot(session)
 
     def still_holds(self, state: SessionState, session: Session) -> bool:
         """Whether the session holds what it held when the response began."""
@@ -122,7 +133,7 @@ class Endings:
         if state.sent == state.loaded:
             if state.row is None:
                 return not dict.__len__(session)
-            if not state.rich and not self._rows.codec.custom:
+            if not (state.rich or self._custom):
                 # What is equal as JSON is equal, but for a type that nobody changes that late.
                 try:
                     if to_json(session) == state.payload:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -61,7 +60,7 @@ class EventSink:
 
     def __init__(self, on_event: Callable[[SessionEvent], object] | None = None) -> None:
         self._on_event = on_event
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}
         self._last_line: dict[str, float] = {}
         self.after_fork()
 
@@ -73,8 +72,7 @@ class EventSink:
         """Count, log and pass on one event."""
         now = time.monotonic()
         with self._lock:
-            self._counts[kind] += 1
-            count = self._counts[kind]
+            count = self._counts[kind] = self._counts.get(kind, 0) + 1
             last = self._last_line.get(kind)
             due = last is None or now - last >= 1.0
             if due:

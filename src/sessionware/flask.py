@@ -223,6 +223,8 @@ class FlaskSessions(ConfiguredCookie):
         """
         state = state_of(outer)
         state.manager.ensure_loaded(outer)
+        # The copy has what the outer one has in it.
+        outer.exposed = True
         session = FlaskSession()
         session.attach(state)
         session.refill(dict(dict.items(outer)))

@@ -80,7 +80,8 @@ def _encode(text: str) -> bytes:
     return text.encode("latin-1")
 
 
-_ASGI_VARY = _Rule((b"vary", b"Cookie"), _vary_with_cookie, _decode, _encode)
+_VARY = (b"vary", b"Cookie")
+_ASGI_VARY = _Rule(_VARY, _vary_with_cookie, _decode, _encode)
 _WSGI_VARY = _Rule(("Vary", "Cookie"), _vary_with_cookie, str, str)
 _ASGI_CONTROL = _Rule((b"cache-control", b"no-store"), _no_store, _decode, _encode)
 _WSGI_CONTROL = _Rule(("Cache-Control", "no-store"), _no_store, str, str)
@@ -91,7 +92,12 @@ def add_vary_cookie(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes,
 
     Headers whose ``Vary`` has it already, or has ``*`` (RFC 9110 section 12.5.5), stay as they are.
     """
-    return _ASGI_VARY.apply(headers)
+    fields = list(headers)
+    for name, _ in fields:
+        if len(name) == 4 and name.lower() == b"vary":
+            return _ASGI_VARY.apply(fields)
+    fields.append(_VARY)
+    return fields
 
 
 def ensure_no_store(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import clock
 from .cache import Entry
-from .codecs import Codec, snapshot
+from .codecs import Codec, from_json, snapshot
 from .cookies import CookieReader, Kind, Presented, Recognizer, identify
 from .endings import Endings
 from .errors import CorruptRecord, StoreUnavailable
 from .events import EventSink
 from .flows import Flow
 from .purging import Purger
-from .records import read_header
+from .records import HEADER_BYTES, read_header
 from .rows import RowMaker
-from .session import Session
+from .session import UNLOADED, Session
 from .states import SessionState, state_of
 from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
@@ -33,7 +34,7 @@ class Loading:
 
     tokens: Tokens
     cookies: CookieReader
-    _recognizer: Recognizer
+    recognizer: Recognizer
     codec: Codec
     rows: RowMaker
     endings: Endings
@@ -42,6 +43,9 @@ class Loading:
     empty: bytes
     _purger: Purger
     _renews: bool
+    _unfolding: threading.Lock
+    # Neither encrypted nor by a serializer of the application's.
+    _plain: bool
 
     def identify(self, values: Sequence[bytes] | None, tokens: Tokens | None = None) -> Presented:
         """Which session the cookie values name; forged and ambiguous ones are reported.
@@ -49,10 +53,6 @@ class Loading:
         ``tokens`` verifies them in place of the manager's own keys.
         """
         return self._reported(identify(values, tokens or self.tokens))
-
-    def recognize(self, fields: Sequence[bytes]) -> Presented:
-        """As ``identify``, for the Cookie header fields of a request."""
-        return self._reported(self._recognizer.recognize(fields))
 
     def _reported(self, presented: Presented) -> Presented:
         if presented.kind is Kind.BAD:
@@ -97,22 +97,66 @@ class Loading:
         return session
 
     def load_now(
-        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
+        self,
+        presented: Presented,
+        client: tuple[str | None, str | None] = (None, None),
+        folded: bool = False,
     ) -> Session | None:
-        """The session presented, where the store need not be asked for it; None where it must."""
+        """The session presented, where the store need not be asked for it; None where it must.
+
+        ``folded`` leaves the content undecoded until it is used, where it was decoded before.
+        """
+        manager: Any = self
         sid_hash = presented.sid_hash
-        entry = None if sid_hash is None else self.store.fresh(sid_hash)
-        if entry is None and sid_hash is not None:
+        if sid_hash is None:
+            self._purger.start()
+            session = Session()
+            session.tie = SessionState(manager, self.empty, None, client)
+            session.unready = False
+            return session
+        entry = self.store.fresh(sid_hash)
+        if entry is None:
             return None
         session = Session()
-        pending = None if entry is None else presented
-        state = SessionState(cast("SessionManager", self), self.empty, pending, client)
-        session.attach(state)
-        if entry is None:
-            self._purger.start()
+        if folded and entry.snapshot is not None:
+            session.tie = state = SessionState(manager, self.empty, None, client)
+            state.id, state.loaded = presented.id, entry.snapshot
+            state.row = state.folded = entry.row
+            # As ``hold_back`` does.
+            dict.__setitem__(session, UNLOADED, None)
         else:
+            session.tie = state = SessionState(manager, self.empty, presented, client)
             self._fill(session, state, entry.row, entry)
+            session.unready = False
         return session
+
+    def unfold(self, session: Session, state: SessionState) -> None:
+        """Decode the content of a session that is loaded but for that: as it was at the load,
+        whatever has become of it since.
+        """
+        row = state.folded
+        if row is None:
+            return
+        data = row.data
+        if self._plain and not data[1]:
+            # Without a flag it is JSON as it stands, and was decoded before.
+            payload, rich = data[HEADER_BYTES:], False
+            content = from_json(payload)
+        else:
+            payload, rich = self.payload_of(row)
+            content = self.codec.decode(payload, rich)
+        with self._unfolding:
+            # Another thread of the request may have been quicker, and changed it already.
+            if state.folded is not None:
+                state.payload, state.rich = payload, rich
+                # As ``refill`` does.
+                dict.clear(session)
+                dict.update(session, content)
+                state.folded = None
+
+    def payload_of(self, row: Row) -> tuple[bytes, bool]:
+        """The payload, and whether it is rich, of a row whose record was read before."""
+        return self.rows.records.reread(row.data, sid_hash=row.sid_hash)
 
     def attach(
         self,
@@ -136,18 +180,19 @@ class Loading:
         If the store fails, the session raises ``StoreUnavailable`` on use.
         """
         state = state_of(session)
-        if not self._loaded_now(session, state):
+        if not self._is_loaded(session, state):
             self._read(session, state)
 
     async def aensure_loaded(self, session: Session) -> None:
         """Load a session that is attached only; see ``ensure_loaded``."""
         state = state_of(session)
-        if not self._loaded_now(session, state):
+        if not self._is_loaded(session, state):
             await self._aread(session, state)
 
-    def _loaded_now(self, session: Session, state: SessionState) -> bool:
-        """Whether it is loaded, if need be from the cache."""
+    def _is_loaded(self, session: Session, state: SessionState) -> bool:
+        """Whether it is loaded by now, if need be from the cache."""
         if state.pending is None:
+            self.unfold(session, state)
             return True
         entry = self.store.fresh(_pending_hash(state))
         if entry is not None:
@@ -176,6 +221,7 @@ class Loading:
         """
         state = state_of(session)
         if state.pending is None:
+            self.unfold(session, state)
             return dict(dict.items(session))
         row = self.store.cache.peek(_pending_hash(state))
         if row is None:
@@ -214,7 +260,7 @@ class Loading:
         if entry is not None and entry.snapshot is not None:
             # Somebody has read and checked this very record before.
             row = entry.row
-            payload, rich = self.rows.records.reread(row.data, sid_hash=row.sid_hash)
+            payload, rich = self.payload_of(row)
             state.id, state.row, state.payload, state.rich = session_id, row, payload, rich
             state.loaded = entry.snapshot
             session.refill(self.codec.decode(payload, rich))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import weakref
 from typing import Any, Literal, TypeVar, Unpack
 
@@ -66,7 +67,9 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         self.events = EventSink(chosen.on_event)
         self.tokens = Tokens(chosen.secret_key, chosen.secret_key_fallbacks, chosen.session_cookie)
         self.cookies = CookieReader(chosen.session_cookie)
-        self._recognizer = Recognizer(self.cookies, self.tokens)
+        self.recognizer = Recognizer(
+            self.cookies, self.tokens, chosen.cache_max_bytes, self._reported
+        )
         self._writer = CookieWriter(
             chosen.session_cookie,
             path=chosen.path,
@@ -119,6 +122,8 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         self._purger = self._new_purger()
         self._renews = chosen.rolling or chosen.idle_timeout is not None
         self._scheme_noted = False
+        self._unfolding = threading.Lock()
+        self._plain = cipher is None and not self.codec.custom
         _managers.add(self)
 
     def _encoded_empty(self) -> bytes:
@@ -137,6 +142,7 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
 
     def after_fork(self) -> None:
         """In a child process: pools, locks, cache and threads are made anew."""
+        self._unfolding = threading.Lock()
         self.events.after_fork()
         self.store.after_fork()
         self.store.listeners.clear()

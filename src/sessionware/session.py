@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, TypeAlias
+from uuid import UUID
 
 from .errors import ReauthenticationRequired
 
@@ -21,7 +23,17 @@ class _Unloaded:
         return "<not loaded yet>"
 
 
-_UNLOADED = _Unloaded()
+UNLOADED = _Unloaded()
+
+# ``super()`` costs as much as what it calls.
+_get = dict.get
+_getitem = dict.__getitem__
+_contains = dict.__contains__
+
+# Whoever holds one of these can't change what the session holds.
+_SCALARS = frozenset(
+    {str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID}
+)
 
 
 class Lock(
@@ -68,7 +80,7 @@ class Intents(NamedTuple):
     written: frozenset[Any]
 
 
-_INTENTS = frozenset(Intents._fields)
+INTENTS = frozenset(Intents._fields)
 
 
 class Session(dict[Any, Any]):
@@ -80,7 +92,12 @@ class Session(dict[Any, Any]):
     """
 
     # Of the class until an instance has its own: most sessions are only read.
-    _link: SessionLink | None = None
+    tie: SessionLink | None = None
+    # Whether the tie is still to be asked at the next use.
+    unready: bool = True
+    # Whether the application may hold something that it can change unnoticed, or has asked for
+    # anything. If not, the session is as it was.
+    exposed: bool = False
     accessed: bool = False
     modified: bool = False
     # What the application asked for; read by plans.py, not by applications.
@@ -94,8 +111,8 @@ class Session(dict[Any, Any]):
 
     @property
     def has_intents(self) -> bool:
-        """Whether the application asked for anything, beside its content."""
-        return not _INTENTS.isdisjoint(self.__dict__)
+        """Whether the application asked for anything, or wrote something itself."""
+        return not INTENTS.isdisjoint(self.__dict__)
 
     def take_intents(self) -> Intents:
         """What was asked for until now, which starts afresh: it is about to be carried out."""
@@ -126,7 +143,7 @@ class Session(dict[Any, Any]):
     def forget_intents(self) -> None:
         """Start afresh."""
         own = self.__dict__
-        for name in _INTENTS.intersection(own):
+        for name in INTENTS.intersection(own):
             del own[name]
 
     def note_written(self, keys: Iterable[Any]) -> None:
@@ -135,11 +152,12 @@ class Session(dict[Any, Any]):
 
     def attach(self, link: SessionLink) -> None:
         """Tie this session to the manager that loaded it."""
-        self._link = link
+        self.tie = link
+        self.unready = True
 
     def link(self) -> SessionLink | None:
         """The tie to the manager, or None for a session built by hand."""
-        return self._link
+        return self.tie
 
     def hold_back(self) -> None:
         """Stand for content that is loaded at the first access.
@@ -147,7 +165,8 @@ class Session(dict[Any, Any]):
         C code that asks for the size first, as ``json.dumps`` does, must not find it empty; code
         that copies the items behind our back fails at the key, where ``{}`` would be a silent lie.
         """
-        dict.__setitem__(self, _UNLOADED, None)
+        dict.__setitem__(self, UNLOADED, None)
+        self.unready = True
 
     def refill(self, content: dict[Any, Any]) -> None:
         """Hold what the store holds; no change, and no access, of the application's."""
@@ -160,23 +179,37 @@ class Session(dict[Any, Any]):
         Under WSGI this loads the session. Raises ``StoreUnavailable`` if it can't be loaded.
         """
         self.accessed = True
-        if self._link is not None:
-            self._link.touched(self)
+        if self.unready:
+            if self.tie is not None:
+                self.tie.touched(self)
+            self.unready = False
 
     def mark_modified(self) -> None:
         """Note that the session was changed. Nested changes are found without this."""
         self.mark_accessed()
-        self.modified = True
+        self.modified = self.exposed = True
+
+    def mark_exposed(self) -> None:
+        """Note that the application may hold what it can change unnoticed: what the session holds
+        is compared with what was loaded.
+        """
+        self.mark_accessed()
+        self.exposed = True
 
     # What reads.
 
     def __getitem__(self, key: Any) -> Any:
-        self.mark_accessed()
-        return super().__getitem__(key)
+        if self.unready or not self.accessed:
+            self.mark_accessed()
+        value = _getitem(self, key)
+        if type(value) not in _SCALARS:
+            self.exposed = True
+        return value
 
     def __contains__(self, key: object) -> bool:
-        self.mark_accessed()
-        return super().__contains__(key)
+        if self.unready or not self.accessed:
+            self.mark_accessed()
+        return _contains(self, key)
 
     def __len__(self) -> int:
         self.mark_accessed()
@@ -191,26 +224,26 @@ class Session(dict[Any, Any]):
         return super().__reversed__()
 
     def __eq__(self, other: object) -> bool:
-        self.mark_accessed()
+        self.mark_exposed()
         return super().__eq__(other)
 
     def __ne__(self, other: object) -> bool:
-        self.mark_accessed()
+        self.mark_exposed()
         return super().__ne__(other)
 
     __hash__ = None
 
     def __or__(self, other: Any) -> Any:
-        self.mark_accessed()
+        self.mark_exposed()
         return super().__or__(other)
 
     def __ror__(self, other: Any) -> Any:
-        self.mark_accessed()
+        self.mark_exposed()
         return super().__ror__(other)
 
     def __repr__(self) -> str:
         """Only the keys' number: session data does not belong into logs."""
-        if dict.__contains__(self, _UNLOADED):
+        if dict.__contains__(self, UNLOADED):
             return f"<{type(self).__name__}, not loaded yet>"
         self.accessed = True
         return f"<{type(self).__name__} with {dict.__len__(self)} keys>"
@@ -222,23 +255,27 @@ class Session(dict[Any, Any]):
         return (dict, (dict(self),))
 
     def get(self, key: Any, default: Any = None) -> Any:
-        self.mark_accessed()
-        return super().get(key, default)
+        if self.unready or not self.accessed:
+            self.mark_accessed()
+        value = _get(self, key, default)
+        if type(value) not in _SCALARS:
+            self.exposed = True
+        return value
 
     def keys(self) -> KeysView[Any]:  # type: ignore[override]
         self.mark_accessed()
         return super().keys()
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        self.mark_accessed()
+        self.mark_exposed()
         return super().values()
 
     def items(self) -> ItemsView[Any, Any]:  # type: ignore[override]
-        self.mark_accessed()
+        self.mark_exposed()
         return super().items()
 
     def copy(self) -> dict[Any, Any]:
-        self.mark_accessed()
+        self.mark_exposed()
         return super().copy()
 
     # What writes. Same verdicts as Starlette's Session: only what changes something modifies.
@@ -265,7 +302,7 @@ class Session(dict[Any, Any]):
         """What only may change something reads first; Starlette's own suite wants that unnoted on a
         session that was built by hand.
         """
-        if self._link is not None:
+        if self.tie is not None:
             self.mark_accessed()
 
     def pop(self, key: Any, *default: Any) -> Any:
@@ -282,6 +319,7 @@ class Session(dict[Any, Any]):
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
         self._look()
+        self.exposed = True
         if not dict.__contains__(self, key):
             self.mark_modified()
             self.note_written((key,))
@@ -308,7 +346,7 @@ class Session(dict[Any, Any]):
         ``authenticated_at`` (OWASP ASVS 5.0 7.5.3). A login, that is a change under ``user_key``,
         rotates by itself.
         """
-        self.mark_accessed()
+        self.mark_exposed()
         self.rotation = True
         self.reauthenticated = self.reauthenticated or authenticated
 
@@ -343,7 +381,7 @@ class Session(dict[Any, Any]):
     def is_new(self) -> bool:
         """True until the session has been stored."""
         self.mark_accessed()
-        return True if self._link is None else self._link.is_new
+        return True if self.tie is None else self.tie.is_new
 
     @property
     def handle(self) -> str:
@@ -355,13 +393,13 @@ class Session(dict[Any, Any]):
     def created_at(self) -> datetime | None:
         """When the session was first stored (aware, UTC), or None."""
         self.mark_accessed()
-        return None if self._link is None else as_datetime(self._link.created_at)
+        return None if self.tie is None else as_datetime(self.tie.created_at)
 
     @property
     def authenticated_at(self) -> datetime | None:
         """When the user last logged in (aware, UTC), or None."""
         self.mark_accessed()
-        return None if self._link is None else as_datetime(self._link.authenticated_at)
+        return None if self.tie is None else as_datetime(self.tie.authenticated_at)
 
     def require_recent(self, seconds: float) -> None:
         """Raise ``ReauthenticationRequired`` unless the login is at most ``seconds`` old.
@@ -369,7 +407,7 @@ class Session(dict[Any, Any]):
         A rotation alone does not renew it (OWASP ASVS 5.0 7.5.3).
         """
         self.mark_accessed()
-        age = None if self._link is None else self._link.seconds_since_login()
+        age = None if self.tie is None else self.tie.seconds_since_login()
         if age is None or age > seconds:
             raise ReauthenticationRequired(
                 f"a login within the last {seconds:g} seconds is required"
@@ -449,9 +487,9 @@ class Session(dict[Any, Any]):
         return await self._bound().arevalidate(self)
 
     def _bound(self) -> SessionLink:
-        if self._link is None:
+        if self.tie is None:
             raise RuntimeError("this Session was built by hand: no manager has loaded it")
-        return self._link
+        return self.tie
 
     @staticmethod
     def _taken(key: Any, value: Any, default: Any) -> Any:

@@ -38,7 +38,8 @@ _NOTHING_LOADED = snapshot({})
 class SessionState:
     """One request's session, as loaded and as committed since.
 
-    ``id`` is the secret, ``pending`` what names a session to be loaded at its first access;
+    ``id`` is the secret, ``pending`` what names a session to be loaded at its first access,
+    ``folded`` the row of one that is loaded but for its content, which is decoded then;
     ``payload`` the content as it is in the store. ``savable`` is False for an ID that was rotated
     away: nothing of such a request is kept, and no cookie goes out. ``failure`` says that the store
     could not be asked: whoever needs the session gets it raised. ``loaded`` and ``sent`` are
@@ -49,6 +50,7 @@ class SessionState:
     # Of the class until an instance has its own: most sessions are only read.
     id: str | None = None
     row: Row | None = None
+    folded: Row | None = None
     rich: bool = False
     savable: bool = True
     failure: StoreUnavailable | None = None
@@ -85,6 +87,9 @@ class SessionState:
 
     def fork(self) -> SessionState:
         """A copy for a commit to work on: a request that gives up waiting keeps its own."""
+        if self.folded is not None:
+            # Its content may be decoded while the commit is under way, and what it is now is known.
+            self.payload, self.rich = self.manager.payload_of(self.folded)
         work = object.__new__(type(self))
         work.__dict__.update(self.__dict__)
         return work
@@ -136,7 +141,9 @@ class SessionState:
         return None if at is None else (clock.now() - at) / 1000
 
     def touched(self, session: Session) -> None:
-        if self.pending is not None:
+        if self.folded is not None:
+            self.manager.unfold(session, self)
+        elif self.pending is not None:
             self.manager.ensure_loaded(session)
         if self.failure is not None:
             raise self.failure
@@ -174,7 +181,7 @@ class SessionState:
 
 def state_of(session: Session) -> SessionState:
     """The state behind a session that a manager opened."""
-    link = session.link()
+    link = session.tie
     if not isinstance(link, SessionState):
         raise TypeError("this session was not opened by a SessionManager")
     return link

@@ -59,19 +59,19 @@ class _KeyedHmac:
     Copying two SHA-256 states takes half the time of copying an ``hmac.HMAC`` of OpenSSL 3.
     """
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ("_new_inner", "_new_outer")
 
     def __init__(self, key: bytes) -> None:
         if len(key) > _BLOCK_SIZE:
             key = sha256(key).digest()
         block = key.ljust(_BLOCK_SIZE, b"\0")
-        self._inner = sha256(block.translate(_INNER_PAD))
-        self._outer = sha256(block.translate(_OUTER_PAD))
+        self._new_inner = sha256(block.translate(_INNER_PAD)).copy
+        self._new_outer = sha256(block.translate(_OUTER_PAD)).copy
 
     def digest(self, message: bytes) -> bytes:
-        inner = self._inner.copy()
+        inner = self._new_inner()
         inner.update(message)
-        outer = self._outer.copy()
+        outer = self._new_outer()
         outer.update(inner.digest())
         return outer.digest()
 
@@ -104,7 +104,7 @@ class _SessionSigner(Signer):
         algorithm = _KeyedAlgorithm(derived)
         self.algorithm = algorithm
         # itsdangerous signs with the last key of its list: from here on, that one comes first.
-        self._newest_first = tuple(algorithm.keyed(key) for key in reversed(derived))
+        self._newest_first = tuple(algorithm.keyed(key).digest for key in reversed(derived))
 
     def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
         secret_key = self.secret_keys[-1] if secret_key is None else want_bytes(secret_key)
@@ -112,14 +112,14 @@ class _SessionSigner(Signer):
 
     def newest_signature(self, value: bytes) -> bytes:
         """``get_signature``, by the shortest way."""
-        return _base64(self._newest_first[0].digest(value))
+        return _base64(self._newest_first[0](value))
 
     def key_index(self, value: bytes, signature: bytes) -> int | None:
         """Return which key made the signature, counted from the newest, or None."""
-        for index, key in enumerate(self._newest_first):
+        for index, digest in enumerate(self._newest_first):
             # The texts are compared, not what they decode to, or several would verify
             # (itsdangerous #368). b2a_base64 ends in "=\n" here.
-            expected = b2a_base64(key.digest(value)).translate(_TO_URLSAFE, b"=\n")
+            expected = b2a_base64(digest(value)).translate(_TO_URLSAFE, b"=\n")
             if compare_digest(signature, expected):
                 return index
         return None

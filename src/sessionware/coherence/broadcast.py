@@ -122,10 +122,8 @@ class Broadcast:
         self._ending = None
         self._line = Line(self._seconds)
         self._lease = self._line.lease
-
-    def trusts(self, sid_hash: bytes, mark: int | None) -> bool:
-        """See ``Channel.trusts``."""
-        return self._lease.trusts(sid_hash, mark)
+        # Asked at each hit: no call in between.
+        self.trusts = self._lease.trusts
 
     def mark(self, sid_hash: bytes) -> int | None:
         """See ``Channel.mark``."""

@@ -59,9 +59,9 @@ def slot_of(sid_hash: bytes) -> int:
 
 def new_number() -> int:
     """A number that no slot has had: even, and random, because counting up would need a lock that
-    outlives its holder.
+    outlives its holder. Each cached row keeps one, and of 60 bits they take less memory.
     """
-    return chance.getrandbits(63) << 1
+    return chance.getrandbits(60) & ~1
 
 
 class Quiet:

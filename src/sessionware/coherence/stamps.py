@@ -236,9 +236,8 @@ class StampChannel(Quiet):
     def __init__(self, stamps: StampFile) -> None:
         self.stamps = stamps
         stamps.wanted = True
-
-    def trusts(self, sid_hash: bytes, mark: int | None) -> bool:
-        return self.stamps.trusts(sid_hash, mark)
+        # Asked at each hit: no call in between.
+        self.trusts = stamps.trusts
 
     def mark(self, sid_hash: bytes) -> int | None:
         return self.stamps.mark(sid_hash)

@@ -101,12 +101,15 @@ class CachedStore(KeyedStore):
 
         A row whose time seems to be over is read again: a peer may have touched it.
         """
-        entry = self.cache.find(sid_hash)
-        if entry is None or not self.channel.trusts(sid_hash, entry.mark):
+        cache = self.cache
+        entry = cache.find(sid_hash)
+        if (
+            entry is None
+            or not self.channel.trusts(sid_hash, entry.mark)
+            or entry.row.expires_at <= clock.now()
+        ):
             return None
-        if entry.row.expires_at <= clock.now():
-            return None
-        self.cache.hits += 1
+        cache.hits += 1
         return entry
 
     # The store protocol. Order on a write: commit, then the cache; an unknown outcome evicts.
