@@ -6,7 +6,31 @@ forked child would repeat what its parent draws.
 
 from __future__ import annotations
 
+import os
 from random import SystemRandom
 from typing import Final
 
 chance: Final = SystemRandom()
+
+_AT_ONCE: Final = 512
+_drawn: list[bytes] = []
+
+
+def eight_bytes() -> bytes:
+    """Eight random bytes, for what has to be unique but is no secret.
+
+    Drawn from the operating system many at a time: each call there lets go of the interpreter, and
+    a busy thread gets it back only when another one is done.
+    """
+    try:
+        return _drawn.pop()
+    except IndexError:
+        pool = os.urandom(8 * _AT_ONCE)
+        first, *rest = (pool[at : at + 8] for at in range(0, len(pool), 8))
+        _drawn.extend(rest)
+        return first
+
+
+if hasattr(os, "register_at_fork"):
+    # A child must not draw what its parent draws.
+    os.register_at_fork(after_in_child=_drawn.clear)

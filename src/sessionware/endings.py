@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
+from .chance import eight_bytes
 from .codecs import snapshot
 from .errors import SerializationError, SessionTooLarge
 from .lifetimes import DEFAULT_EXPIRY, as_expiry
 from .merging import Delta, diff
 from .plans import NOTHING, Delete, Ending, Plan, Rotate, Touch, plan
-from .records import NO_OWNER, NONCE_BYTES
+from .records import NO_OWNER
 from .rows import Change, RowMaker, owner_of
 from .session import INTENTS, Session
 from .states import SessionState
@@ -184,7 +184,7 @@ class Endings:
         decided = plan(ending)
         change = None
         if isinstance(decided, Delete):
-            change = Change(nonce=os.urandom(NONCE_BYTES), now=now, empty=True)
+            change = Change(nonce=eight_bytes(), now=now, empty=True)
         return Decided(decided, change)
 
     def content(self, state: SessionState, session: Session) -> Content:
@@ -256,7 +256,7 @@ class Endings:
             after = after if self.user_key else None
             login = proven or after is not None
         return Change(
-            os.urandom(NONCE_BYTES),
+            eight_bytes(),
             now,
             content.payload,
             content.rich,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from . import clock
+from .chance import eight_bytes
 from .codecs import Codec
 from .commits import Committer
 from .endings import Decided, Endings
@@ -13,7 +13,6 @@ from .errors import ResponseAlreadyStarted, SessionGone
 from .flows import Flow, T, twins
 from .merging import Delta, diff, merge
 from .plans import Nothing, Touch, takes_cookie
-from .records import NONCE_BYTES
 from .rows import Change, Done, Edit, Emptied, Lost, Next, RowMaker, Verdict
 from .session import Session
 from .states import SessionState, attempting, state_of
@@ -221,9 +220,7 @@ def _addition(key: Any, amount: int | float) -> Edit:
 
 
 def _edit_change(state: SessionState, edit: Edit) -> Change:
-    return Change(
-        nonce=os.urandom(NONCE_BYTES), now=clock.now(), edit=edit, may_renew=not state.started
-    )
+    return Change(nonce=eight_bytes(), now=clock.now(), edit=edit, may_renew=not state.started)
 
 
 def _edit_unstored(session: Session, key: Any, edit: Edit) -> Any:

@@ -4,13 +4,13 @@ manager.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from . import clock
+from .chance import eight_bytes
 from .codecs import snapshot
 from .cookies import Presented
 from .errors import StoreUnavailable
@@ -115,7 +115,7 @@ class SessionState:
         if self.header is not None:
             return self.header.handle
         if self._handle is None:
-            self._handle = os.urandom(HANDLE_BYTES)
+            self._handle = eight_bytes()[:HANDLE_BYTES]
         return self._handle
 
     # SessionLink: what a Session asks for.

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from ..chance import chance
+from ..chance import eight_bytes
 from ..flows import Call
 
 SLOTS: Final = 65_536
+_EVEN: Final = 2**60 - 2
 
 
 class Channel(Protocol):
@@ -61,7 +62,7 @@ def new_number() -> int:
     """A number that no slot has had: even, and random, because counting up would need a lock that
     outlives its holder. Each cached row keeps one, and of 60 bits they take less memory.
     """
-    return chance.getrandbits(60) & ~1
+    return int.from_bytes(eight_bytes(), "little") & _EVEN
 
 
 class Quiet:

@@ -8,11 +8,12 @@ from hashlib import sha256
 from typing import Any
 
 from .. import clock
+from ..chance import eight_bytes
 from ..codecs import Codec
 from ..errors import Contention, DuplicateKey, SessionTooLarge
 from ..flows import Flow, Pause, T, twins
 from ..lifetimes import DEFAULT_EXPIRY
-from ..records import HANDLE_BYTES, NO_OWNER, NONCE_BYTES, Header, RecordFormat
+from ..records import HANDLE_BYTES, NO_OWNER, Header, RecordFormat
 from ..tokens import new_id
 from .protocol import Row
 
@@ -216,7 +217,7 @@ class KeyedStore:
         if len(payload) > self.max_value_bytes:
             raise SessionTooLarge(len(payload), self.max_value_bytes, [])
         header = Header(
-            nonce=os.urandom(NONCE_BYTES),
+            nonce=eight_bytes(),
             handle=os.urandom(HANDLE_BYTES),
             owner=NO_OWNER,
             renewed=renewed,
