@@ -93,12 +93,12 @@ class Committer:
 
     def _insert_once(self, row: Row) -> Flow[Row]:
         try:
-            return (yield from self._store.add_flow(row))
+            return (yield from self._store.inserting(row))
         except OutcomeUnknown:
             found = yield from self._store.load_flow(row.sid_hash, row.created_at)
         if isinstance(found, Row):
             return row._replace(id=found.id)
-        return (yield from self._store.add_flow(row))
+        return (yield from self._store.inserting(row))
 
     def _touch(self, state: SessionState) -> Flow[Verdict]:
         """Renew the times. Losing one is harmless, so a failing store does not fail the request."""

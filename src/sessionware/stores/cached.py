@@ -191,9 +191,9 @@ class CachedStore(KeyedStore):
 
     def insert_flow(self, row: Row) -> Flow[int]:
         """See ``Store.insert``."""
-        return (yield from self.add_flow(row)).id
+        return (yield from self.inserting(row)).id
 
-    def add_flow(self, row: Row) -> Flow[Row]:
+    def inserting(self, row: Row) -> Flow[Row]:
         """Insert a row, and give it as it is stored. Nobody can have it cached, so nobody is
         told.
         """
