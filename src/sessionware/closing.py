@@ -95,7 +95,7 @@ class Closings:
                 if not _is_lost_touch(error, decided):
                     raise
             else:
-                _adopt(state, work, decided, verdict)
+                self._adopt(session, work, decided, verdict)
         return self.closing(session)
 
     async def afinish(self, session: Session, *, failed: bool = False) -> Closing:
@@ -117,7 +117,20 @@ class Closings:
             if not _is_lost_touch(error, decided):
                 raise
         else:
-            _adopt(state, work, decided, verdict)
+            self._adopt(session, work, decided, verdict)
+
+    def _adopt(
+        self, session: Session, work: SessionState, decided: Decided, verdict: Verdict
+    ) -> None:
+        state = state_of(session)
+        state.adopt(work)
+        if isinstance(verdict, Lost):
+            if not isinstance(decided.plan, Touch):
+                # What was dropped differs from what is stored, and that is no late change.
+                state.sent = None
+        elif self.endings.show_merged(state, session, decided):
+            # Else a save later on would take what others have stored for deleted by this request.
+            state.sent = self.endings.stored(state)
 
     def decide(self, session: Session, *, failed: bool = False) -> Decided | None:
         """What is to be committed as the response begins; None for most requests, which only
@@ -229,10 +242,3 @@ def _is_lost_touch(error: BaseException, decided: Decided) -> bool:
     reported.
     """
     return isinstance(error, StoreUnavailable) and isinstance(decided.plan, Touch)
-
-
-def _adopt(state: SessionState, work: SessionState, decided: Decided, verdict: Verdict) -> None:
-    state.adopt(work)
-    if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
-        # What was dropped differs from what is stored, and that is no late change.
-        state.sent = None

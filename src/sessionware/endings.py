@@ -12,7 +12,7 @@ from .chance import eight_bytes
 from .codecs import snapshot
 from .errors import SerializationError, SessionTooLarge
 from .lifetimes import DEFAULT_EXPIRY, as_expiry
-from .merging import Delta, diff
+from .merging import Delta, diff, merge
 from .plans import NOTHING, Delete, Ending, Plan, Rotate, Touch, plan
 from .records import NO_OWNER
 from .rows import Change, RowMaker, owner_of
@@ -216,6 +216,22 @@ class Endings:
     ) -> Delta:
         base = self._rows.codec.decode(state.payload, state.rich)
         return diff(base, mine, self._rows.fingerprint, assigned)
+
+    def show_merged(self, state: SessionState, session: Session, decided: Decided) -> bool:
+        """Show the application what a merge has brought in, and keep what it has changed since it
+        was decided; whether there was anything to show.
+        """
+        if decided.payload is None or state.payload == decided.payload:
+            return False
+        codec = self._rows.codec
+        mine = dict(dict.items(session))
+        own = diff(codec.decode(decided.payload, decided.rich), mine, codec.fingerprint)
+        session.refill(merge(own, mine, codec.decode(state.payload, state.rich)))
+        return True
+
+    def stored(self, state: SessionState) -> object:
+        """As ``snapshot``, of what is in the store."""
+        return self.snapshot(Session(self._rows.codec.decode(state.payload, state.rich)))
 
     def _switched(self, state: SessionState, before: str | None, after: str) -> bool:
         """Whether data of somebody else's is in the session.

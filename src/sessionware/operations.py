@@ -11,7 +11,7 @@ from .commits import Committer
 from .endings import Decided, Endings
 from .errors import ResponseAlreadyStarted, SessionGone
 from .flows import Flow, T, twins
-from .merging import Delta, diff, merge
+from .merging import Delta, merge
 from .plans import Nothing, Touch, takes_cookie
 from .rows import Change, Done, Edit, Emptied, Lost, Next, RowMaker, Verdict
 from .session import Session
@@ -76,14 +76,9 @@ class Operations:
         if isinstance(verdict, Lost) and not isinstance(decided.plan, Touch):
             raise SessionGone(verdict.reason)
         state.adopt(work)
-        if decided.payload is not None and work.payload != decided.payload:
-            rich = work.rich if decided.change is None else decided.change.rich
-            base = self.codec.decode(decided.payload, rich)
-            mine = dict(dict.items(session))
-            stored = self.codec.decode(work.payload, work.rich)
-            session.refill(merge(diff(base, mine, self.codec.fingerprint), mine, stored))
+        self.endings.show_merged(state, session, decided)
         if state.sent is not None:
-            state.sent = self._stored_snapshot(state)
+            state.sent = self.endings.stored(state)
 
     def take(self, session: Session, key: Any, default: Any) -> Any:
         """Read and delete in the database; see ``Session.take``."""
@@ -102,9 +97,6 @@ class Operations:
         """Add in the database; see ``Session.incr``."""
         total: int | float = await self._aedit(session, key, _addition(key, amount))
         return total
-
-    def _stored_snapshot(self, state: SessionState) -> object:
-        return self.endings.snapshot(Session(self.codec.decode(state.payload, state.rich)))
 
     def refresh(self, session: Session) -> None:
         """Take over what others have stored since the session was loaded, under the request's own
@@ -153,7 +145,7 @@ class Operations:
         session.written = session.written - {key}
         session.refill(merge(own, dict(dict.items(session)), stored))
         if state.sent is not None:
-            state.sent = self._stored_snapshot(state)
+            state.sent = self.endings.stored(state)
         return verdict.result if isinstance(verdict, Next | Emptied | Done) else None
 
     def revalidate_flow(self, session: Session) -> Flow[bool]:

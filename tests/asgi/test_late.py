@@ -263,6 +263,41 @@ async def test_a_late_save_shows_what_others_stored_meanwhile(site: Site, stored
     assert seen == [{"a": 1, "b": [2], "theirs": 1, "mine": 1}] == [await stored.content()]
 
 
+async def test_a_late_save_does_not_undo_what_others_stored_before_the_response_began(
+    site: Site, stored: Visitor
+) -> None:
+    other = site.browser(stored.token)
+    seen: list[Any] = []
+
+    async def late(session: Session) -> None:
+        seen.append(dict(session))
+        await saved(session, lambda s: s.update(late=1))
+
+    async def handler(request: Request) -> Any:
+        session_of(request)["mine"] = 1
+        await other.visit(lambda s: s.update(theirs=1))
+        return streaming(late)(request)
+
+    await stored.serve(handler)
+    both = {"a": 1, "b": [2], "mine": 1, "theirs": 1}
+    assert seen == [both]
+    assert await stored.content() == {**both, "late": 1}
+
+
+async def test_a_merge_as_the_response_begins_is_no_late_change(
+    site: Site, stored: Visitor
+) -> None:
+    other = site.browser(stored.token)
+
+    async def handler(request: Request) -> Response:
+        session_of(request)["mine"] = 1
+        await other.visit(lambda s: s.update(theirs=1))
+        return JSONResponse("")
+
+    assert (await stored.serve(handler)).status == 200
+    assert await stored.content() == {"a": 1, "b": [2], "mine": 1, "theirs": 1}
+
+
 async def test_a_plain_background_function_can_save_in_its_thread(stored: Visitor) -> None:
     def late(session: Session) -> None:
         session["late"] = 1
