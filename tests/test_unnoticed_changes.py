@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from sessionware import Session, SessionManager
+from sessionware import Session
 from sessionware.states import SessionState, state_of
 from tests.apps import Managers
 
