@@ -40,25 +40,29 @@ def _is_within(middleware: object, stack: object) -> bool:
 
 
 def _all_announce(routes: Iterable[Any]) -> bool:
-    """Whether no route leads to an application of another kind, or to none at all that we know."""
+    """Whether no route leads to an application of another kind."""
+    return all(_announces(route) for route in routes)
+
+
+def _announces(route: Any) -> bool:
     from starlette.applications import Starlette
     from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
     from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
     from starlette.staticfiles import StaticFiles
 
-    endpoints = (HTTPEndpoint, WebSocketEndpoint)
-    for route in routes:
-        if isinstance(route, Mount | Host):
-            mounted = getattr(route, "_base_app", route.app)
-            if isinstance(mounted, Starlette | Router):
-                if not _all_announce(mounted.routes):
-                    return False
-            elif not isinstance(mounted, StaticFiles):
-                return False
-        elif not isinstance(route, Route | WebSocketRoute):
-            return False
-        elif route.app is route.endpoint:
-            endpoint = route.endpoint
-            if not (isinstance(endpoint, type) and issubclass(endpoint, endpoints)):
-                return False
-    return True
+    if isinstance(route, Mount | Host):
+        # Without the middlewares of this mount.
+        mounted = getattr(route, "_base_app", route.app)
+        if isinstance(mounted, Starlette | Router):
+            return _all_announce(mounted.routes)
+        return isinstance(mounted, StaticFiles)
+    if isinstance(route, Route | WebSocketRoute):
+        endpoint = route.endpoint
+        if route.app is not endpoint:
+            # A function of a request or a WebSocket.
+            return True
+        kinds = (HTTPEndpoint, WebSocketEndpoint)
+        return isinstance(endpoint, type) and issubclass(endpoint, kinds)
+    # How FastAPI includes a router.
+    included = getattr(route, "original_router", None)
+    return isinstance(included, Router) and _all_announce(included.routes)
