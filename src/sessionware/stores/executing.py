@@ -90,9 +90,9 @@ class Straight:
         if isinstance(step, Text):
             text, values, gives = step
         else:
-            statement, parameters = step
-            text, names = statement.compiled(self.dialect)
-            values, gives = tuple(map(parameters.__getitem__, names)), statement.gives
+            statement, given = step
+            text, pick, _ = statement.compiled(self.dialect)
+            values, gives = pick(given), statement.gives
         try:
             cursor = self.raw.execute(text, values)
             if gives is Gives.COUNT:

@@ -77,9 +77,9 @@ class AsyncpgNative:
         if isinstance(step, Text):
             text, values, gives = step
         else:
-            statement, parameters = step
-            text, names = statement.compiled(self._dialect)
-            values, gives = tuple(map(parameters.__getitem__, names)), statement.gives
+            statement, given = step
+            text, pick, _ = statement.compiled(self._dialect)
+            values, gives = pick(given), statement.gives
         driver = self._driver
         try:
             match gives:

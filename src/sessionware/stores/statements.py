@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator
 from enum import Enum
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
+from sqlalchemy import Insert
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import Executable
 
@@ -25,23 +27,24 @@ class Gives(Enum):
 
 
 class Compiled(NamedTuple):
-    """A statement as a driver takes it, and the order of its parameters."""
+    """A statement as a driver takes it, and how its parameters come out of those given."""
 
     text: str
-    names: tuple[str, ...]
+    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    names: frozenset[str]
 
 
 class Statement:
-    """One statement. ``keys`` are the columns of an INSERT without values of its own."""
+    """One statement. ``keys`` name the values that are given with it, in their order; it may leave
+    some of them out.
+    """
 
-    __slots__ = ("_compiled", "_keys", "clause", "gives")
+    __slots__ = ("_compiled", "clause", "gives", "keys")
 
-    def __init__(
-        self, clause: Executable, gives: Gives, keys: tuple[str, ...] | None = None
-    ) -> None:
+    def __init__(self, clause: Executable, gives: Gives, keys: tuple[str, ...]) -> None:
         self.clause = clause
         self.gives = gives
-        self._keys = keys
+        self.keys = keys
         self._compiled: dict[str, Compiled] = {}
 
     def compiled(self, dialect: Dialect) -> Compiled:
@@ -53,17 +56,30 @@ class Statement:
 
     def _compile(self, dialect: Dialect) -> Compiled:
         clause: Any = self.clause
-        made = clause.compile(dialect=dialect, column_keys=self._keys)
+        columns = self.keys if isinstance(clause, Insert) else None
+        made = clause.compile(dialect=dialect, column_keys=columns)
         if made.positional:
-            return Compiled(made.string, tuple(made.positiontup))
-        return Compiled(_NAMED.sub("%s", made.string), tuple(_NAMED.findall(made.string)))
+            text, names = made.string, tuple(made.positiontup)
+        else:
+            text = _NAMED.sub("%s", made.string)
+            names = tuple(_NAMED.findall(made.string))
+        return Compiled(text, _picking(tuple(map(self.keys.index, names))), frozenset(names))
 
-    def parameters(self, dialect: Dialect, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Of the parameters given those that the statement has: SQLAlchemy takes no others."""
-        return {name: given[name] for name in self.compiled(dialect).names}
+    def parameters(self, dialect: Dialect, values: tuple[Any, ...]) -> dict[str, Any]:
+        """By name, and none that the statement does not have: SQLAlchemy takes no others."""
+        names = self.compiled(dialect).names
+        given = zip(self.keys, values, strict=True)
+        return {name: value for name, value in given if name in names}
 
     def __repr__(self) -> str:
         return f"<Statement that gives {self.gives.value}>"
+
+
+def _picking(places: tuple[int, ...]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    if len(places) == 1:
+        (place,) = places
+        return lambda values: (values[place],)
+    return itemgetter(*places)
 
 
 class Text(NamedTuple):
@@ -77,7 +93,7 @@ class Text(NamedTuple):
         return f"<Text that gives {self.gives.value}>"
 
 
-Step: TypeAlias = tuple[Statement, Mapping[str, Any]] | Text
+Step: TypeAlias = tuple[Statement, tuple[Any, ...]] | Text
 """What a script wants executed next."""
 
 Script: TypeAlias = Generator[Step, Any, T]

@@ -27,7 +27,16 @@ from .protocol import RETIRED, Decision, Found, Row, Stamp
 from .schema import Schema
 from .statements import Gives, Script, Statement, Step
 
-_NEW: Final = tuple(f"new_{name}" for name in Row._fields)
+# What an UPDATE is given: see ``_written``.
+_WRITTEN: Final = (
+    *(f"new_{name}" for name in Row._fields),
+    "row_id",
+    "old_hash",
+    "old_version",
+    "old_epoch",
+    "grows",
+    "now",
+)
 _TIMES: Final = ("last_seen", "expires_at")
 _CONTENT: Final = (
     "version",
@@ -49,17 +58,16 @@ class Steps:
         table, sessions, retired = schema.sessions, schema.sessions.c, schema.retired.c
         rows = select(*(sessions[name] for name in Row._fields))
         by_hash = sessions.sid_hash == bindparam("hash")
-        self._load = Statement(rows.where(by_hash), Gives.ROW)
+        self._load = Statement(rows.where(by_hash), Gives.ROW, ("hash",))
         until = select(retired.until).where(retired.sid_hash == bindparam("hash"))
-        self._retired = Statement(until, Gives.ROW)
+        self._retired = Statement(until, Gives.ROW, ("hash",))
         by_id = sessions.id == bindparam("row_id")
-        self._reload = Statement(rows.where(by_id), Gives.ROW)
-        self._lock = Statement(rows.where(by_id).with_for_update(), Gives.ROW)
+        self._reload = Statement(rows.where(by_id), Gives.ROW, ("row_id",))
+        locked = rows.where(by_id).with_for_update()
+        self._lock = Statement(locked, Gives.ROW, ("row_id",))
         stamp = select(*(sessions[name] for name in Stamp._fields)).where(by_hash)
-        self._stamp = Statement(stamp, Gives.ROW)
-        self._insert = Statement(
-            insert(table), Gives.KEY, tuple(name for name in Row._fields if name != "id")
-        )
+        self._stamp = Statement(stamp, Gives.ROW, ("hash",))
+        self._insert = Statement(insert(table), Gives.KEY, Row._fields[1:])
         guarded = and_(
             by_id,
             sessions.version == bindparam("old_version"),
@@ -84,10 +92,13 @@ class Steps:
         same_epoch = sessions.epoch == bindparam("epoch")
         # By whether a version and an epoch are asked for.
         self._remove = {
-            (False, False): Statement(removal, Gives.COUNT),
-            (True, False): Statement(removal.where(same_version), Gives.COUNT),
-            (False, True): Statement(removal.where(same_epoch), Gives.COUNT),
-            (True, True): Statement(removal.where(same_version, same_epoch), Gives.COUNT),
+            (versioned, epochal): Statement(
+                removal.where(*[same_version] * versioned, *[same_epoch] * epochal),
+                Gives.COUNT,
+                ("row_id", "version", "epoch"),
+            )
+            for versioned in (False, True)
+            for epochal in (False, True)
         }
         self._retire = Statement(insert(schema.retired), Gives.NOTHING, ("sid_hash", "until"))
 
@@ -101,7 +112,7 @@ class Steps:
             if "version" in values:
                 values.update(self._later_times())
             clause = update(self.schema.sessions).where(where).values(values)
-            return Statement(clause, Gives.COUNT)
+            return Statement(clause, Gives.COUNT, _WRITTEN)
 
         return variant(columns), variant((*columns, "purge_after"))
 
@@ -124,31 +135,30 @@ class Steps:
     # Reading.
 
     def load(self, sid_hash: bytes, now: int) -> Script[Found]:
-        key = {"hash": sid_hash}
-        found = yield self._load, key
+        found = yield self._load, (sid_hash,)
         if found is not None:
             return as_row(found)
-        retired = yield self._retired, key
+        retired = yield self._retired, (sid_hash,)
         return RETIRED if retired is not None and retired[0] > now else None
 
     def reload(self, row_id: int) -> Script[Row | None]:
-        found = yield self._reload, {"row_id": row_id}
+        found = yield self._reload, (row_id,)
         return None if found is None else as_row(found)
 
     def lock(self, row_id: int) -> Script[Row | None]:
         """As ``reload``, and nobody else writes it until the transaction ends."""
-        found = yield self._lock, {"row_id": row_id}
+        found = yield self._lock, (row_id,)
         return None if found is None else as_row(found)
 
     def stamp(self, sid_hash: bytes) -> Script[Stamp | None]:
-        found = yield self._stamp, {"hash": sid_hash}
+        found = yield self._stamp, (sid_hash,)
         return None if found is None else Stamp._make(found)
 
     # Writing.
 
     def insert(self, row: Row) -> Script[int]:
         try:
-            key: int = yield self._insert, row._asdict()
+            key: int = yield self._insert, row[1:]
             return key
         except IntegrityError:
             pass
@@ -162,7 +172,7 @@ class Steps:
         try:
             if not (yield _written(self._rotate, old, new, now)):
                 return False
-            yield self._retire, {"sid_hash": old.sid_hash, "until": retired_until}
+            yield self._retire, (old.sid_hash, retired_until)
         except IntegrityError:
             pass
         else:
@@ -190,21 +200,16 @@ class Steps:
         self, row: Row, version: int | None = None, epoch: int | None = None
     ) -> Script[bool]:
         statement = self._remove[version is not None, epoch is not None]
-        return bool((yield statement, {"row_id": row.id, "version": version, "epoch": epoch}))
+        return bool((yield statement, (row.id, version, epoch)))
 
     def bury(self, sid_hash: bytes, until: int) -> Script[None]:
-        yield self._retire, {"sid_hash": sid_hash, "until": until}
+        yield self._retire, (sid_hash, until)
 
 
 def _written(variants: tuple[Statement, Statement], old: Row, new: Row, now: int) -> Step:
-    parameters: dict[str, Any] = dict(zip(_NEW, new, strict=True))
-    parameters["row_id"] = old.id
-    parameters["old_hash"] = old.sid_hash
-    parameters["old_version"] = old.version
-    parameters["old_epoch"] = old.epoch
-    parameters["grows"] = int(new.expires_at >= old.expires_at)
-    parameters["now"] = now
-    return variants[new.purge_after != old.purge_after], parameters
+    grows = int(new.expires_at >= old.expires_at)
+    values = (*new, old.id, old.sid_hash, old.version, old.epoch, grows, now)
+    return variants[new.purge_after != old.purge_after], values
 
 
 def as_row(found: Any) -> Row:
