@@ -189,8 +189,9 @@ class StampFile:
         """
         if self._refusal is not None:
             raise StoreUnavailable(self._refusal)
-        wait, mapped = self._wait(), self._mapped
-        if wait > 0:
+        mapped = self._mapped
+        # What counted at the last look still does.
+        if not self._counts and (wait := self._wait()) > 0:
             return wait
         if mapped is None:
             return Hold(None, hashes, None, self._looked, None)

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
 from .arrays import teach_psycopg
-from .statements import Gives, Script, Step, T, Text
+from .statements import Gives, Script, Statement, Step, T, Text
 
 # Whose cursors have been seen to give what SQLAlchemy's rows hold: bytes for bytes, str for text.
 DRIVERS: Final = frozenset({"pysqlite", "psycopg"})
@@ -30,6 +30,12 @@ class Executor(Protocol):
     def dialect(self) -> Dialect: ...
     def perform(self, step: Step) -> Any:
         """Execute a step and give what it is executed for; raises SQLAlchemy's exceptions."""
+        ...
+
+    def perform_many(self, statement: Statement, rows: list[tuple[Any, ...]]) -> int | None:
+        """Execute a statement with each of these values; how many rows were hit, or None where that
+        is not possible, and nothing was done.
+        """
         ...
 
     def transaction(self) -> AbstractContextManager[None]:
@@ -106,6 +112,17 @@ class Straight:
             failure = self._as_sqlalchemys(error)
         raise failure
 
+    def perform_many(self, statement: Statement, rows: list[tuple[Any, ...]]) -> int | None:
+        if self.dialect.name != "sqlite" or len(rows) < 2:
+            return None
+        text, pick, _ = statement.compiled(self.dialect)
+        try:
+            count: int = self.raw.executemany(text, map(pick, rows)).rowcount
+            return count
+        except self._errors as error:
+            failure = self._as_sqlalchemys(error)
+        raise failure
+
     def _as_sqlalchemys(self, error: Any) -> DBAPIError:
         """The exception that SQLAlchemy would have raised, but for statement and parameters."""
         failure = DBAPIError.instance(
@@ -173,6 +190,9 @@ class Through:
                 return int(key[0]) if key is not None else 0
             case _:
                 return None
+
+    def perform_many(self, statement: Statement, rows: list[tuple[Any, ...]]) -> int | None:
+        return None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

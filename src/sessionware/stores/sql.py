@@ -24,7 +24,7 @@ from .engines import create_private_file, is_memory, make_engine
 from .executing import Executor, Through, goes_straight, run_script
 from .faults import broken, connection_is_stale, table_is_missing, translate
 from .grouping import MOVES, Operation, after_failure, moved, operation_of
-from .lending import Lender
+from .lending import Lender, Lent
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
 from .statements import T
 
@@ -60,10 +60,14 @@ class SQLStore(SQLBase):
     def _forget(self) -> None:
         self._setup = threading.Lock()
         self._preparing = threading.Lock()
-        # SQLite lets one connection write at a time: better to queue here than to poll its lock.
-        alone = self._url.get_backend_name() == "sqlite"
-        self._writing: Any = _Held(threading.Lock(), self.timeout) if alone else nullcontext()
-        self._memory = threading.RLock() if is_memory(self._url) else nullcontext()
+        # What keeps operations apart. SQLite lets one connection write at a time: better to queue
+        # here than to poll its lock.
+        self._reading: Any = None
+        self._writing: Any = None
+        if is_memory(self._url):
+            self._reading = self._writing = threading.RLock()
+        elif self._url.get_backend_name() == "sqlite":
+            self._writing = _Held(threading.Lock(), self.timeout)
 
     @property
     def connections(self) -> int:
@@ -160,14 +164,15 @@ class SQLStore(SQLBase):
         self, method: Operable, *args: Any, ticket: int | None = None, **kwargs: Any
     ) -> Any:
         """Run one operation on a connection; raises only errors of ``sessionware.errors``."""
+        reading = method in READS
+        guard = self._reading if reading else self._writing
         try:
-            if method in READS:
-                with self._memory:
-                    return self._once(method, True, *args, **kwargs)
-            with self._memory, self._writing:
+            if guard is None:
+                return self._once(method, reading, *args, **kwargs)
+            with guard:
                 if method in MOVES and self.stamps is not None:
                     return self._moving(self.stamps, method, args, kwargs, ticket)
-                return self._once(method, False, *args, **kwargs)
+                return self._once(method, reading, *args, **kwargs)
         except Exception as error:
             failure = self._translated(error)
         # Raised outside the handler: the driver's error, which may hold data, is no context of
@@ -181,7 +186,7 @@ class SQLStore(SQLBase):
         operations = [operation_of(call) for call in calls]
         begun: list[bool] = []
         try:
-            with self._memory, self._writing:
+            with self._writing or nullcontext():
                 if self._bulk is not None:
                     return self._in_bulk(self._bulk, operations)
                 together = partial(self._together, operations, lambda: begun.append(True))
@@ -228,12 +233,15 @@ class SQLStore(SQLBase):
             self.stamps.let_go_each(hold, changed)
 
     def _hold(self, stamps: StampFile, hashes: tuple[bytes, ...] | None) -> Hold:
-        self.look_after_stamps()
-        deadline = time.monotonic() + self.timeout
-        while not isinstance(hold := stamps.try_hold(hashes), Hold):
+        if stamps.due():
+            self.look_after_stamps()
+        hold = stamps.try_hold(hashes)
+        deadline = 0.0 if isinstance(hold, Hold) else time.monotonic() + self.timeout
+        while not isinstance(hold, Hold):
             if time.monotonic() + hold > deadline:
                 raise held_by_others()
             time.sleep(hold)
+            hold = stamps.try_hold(hashes)
         return hold
 
     def _together(self, operations: Sequence[Operation], begun: Callable[[], None]) -> list[Any]:
@@ -259,50 +267,63 @@ class SQLStore(SQLBase):
         return run_script(bulk.together(operations), executor)
 
     def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
-        def work(executor: Executor) -> Any:
-            return run_method(self.steps, method, args, kwargs, executor)
-
-        if method not in STEPS:
-            call = partial(self._through, method, args, kwargs)
-        else:
-            call = partial(self._with_executor, work)
+        call = self._step if method in STEPS else self._through
         if not reading:
-            return call()
+            return call(method, args, kwargs)
         try:
-            return call()
+            return call(method, args, kwargs)
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
         except self._broken:
             pass
         # We held connections of a server that has gone, and have let go of them all now.
-        return call()
+        return call(method, args, kwargs)
 
-    def _with_executor(self, work: Callable[[Executor], T]) -> T:
-        engine, lender = self._ready_engine(), self._lender
-        if lender is None or not goes_straight(engine):
-            return self._connected(lambda connection: work(Through(connection)))
+    def _step(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        lender = self._straight()
+        if lender is None:
+            return self._connected(
+                lambda plain: run_method(self.steps, method, args, kwargs, Through(plain))
+            )
         lent = lender.take()
         try:
-            result = work(lent)
-        except DBAPIError as error:
-            if error.connection_invalidated or connection_is_stale(error):
-                lender.drop(lent)
-                self._dispose()
-            else:
-                lender.give_back(lent)
-            raise
-        except self._broken:
-            lender.drop(lent)
-            raise
-        except Exception:
-            lender.give_back(lent)
-            raise
-        except BaseException:
-            lender.drop(lent)
+            result = run_method(self.steps, method, args, kwargs, lent)
+        except BaseException as error:
+            self._after(error, lender, lent)
             raise
         lender.give_back(lent)
         return result
+
+    def _with_executor(self, work: Callable[[Executor], T]) -> T:
+        lender = self._straight()
+        if lender is None:
+            return self._connected(lambda plain: work(Through(plain)))
+        lent = lender.take()
+        try:
+            result = work(lent)
+        except BaseException as error:
+            self._after(error, lender, lent)
+            raise
+        lender.give_back(lent)
+        return result
+
+    def _straight(self) -> Lender | None:
+        """Who lends connections that go straight to the driver, if they may."""
+        engine = self._engine or self._ready_engine()
+        return self._lender if self._lender is not None and goes_straight(engine) else None
+
+    def _after(self, error: BaseException, lender: Lender, lent: Lent) -> None:
+        """Keep the connection if it is still of use."""
+        if isinstance(error, DBAPIError):
+            if error.connection_invalidated or connection_is_stale(error):
+                lender.drop(lent)
+                self._dispose()
+                return
+        elif isinstance(error, self._broken) or not isinstance(error, Exception):
+            lender.drop(lent)
+            return
+        lender.give_back(lent)
 
     def _through(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._connected(

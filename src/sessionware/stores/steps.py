@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 from ..errors import DuplicateKey
 from .protocol import RETIRED, Decision, Found, Row, Stamp
 from .schema import Schema
-from .statements import Gives, Script, Statement, Step
+from .statements import Gives, Script, Statement
 
 # What an UPDATE is given: see ``_written``.
 _WRITTEN: Final = (
@@ -165,7 +165,11 @@ class Steps:
         raise DuplicateKey("a session with this key exists")
 
     def replace(self, old: Row, new: Row, now: int) -> Script[bool]:
-        return bool((yield _written(self._replace, old, new, now)))
+        return bool((yield self.replacement(old, new, now)))
+
+    def replacement(self, old: Row, new: Row, now: int) -> tuple[Statement, tuple[Any, ...]]:
+        """The one step of ``replace``."""
+        return _written(self._replace, old, new, now)
 
     def rotate(self, old: Row, new: Row, now: int, retired_until: int) -> Script[bool]:
         """In a transaction, which has to be rolled back if it raises."""
@@ -206,7 +210,9 @@ class Steps:
         yield self._retire, (sid_hash, until)
 
 
-def _written(variants: tuple[Statement, Statement], old: Row, new: Row, now: int) -> Step:
+def _written(
+    variants: tuple[Statement, Statement], old: Row, new: Row, now: int
+) -> tuple[Statement, tuple[Any, ...]]:
     grows = int(new.expires_at >= old.expires_at)
     values = (*new, old.id, old.sid_hash, old.version, old.epoch, grows, now)
     return variants[new.purge_after != old.purge_after], values
