@@ -122,6 +122,17 @@ class Recognizer:
             return self._report(identify(self._reader.values(fields), self._tokens))
         return self._known.get(field) or self._report(self._examine(field))
 
+    def recognize_environ(self, environ: Mapping[str, Any]) -> Presented:
+        """What :func:`identify` finds in a WSGI environ, whose text is Latin-1 (PEP 3333).
+
+        A character that cannot come from Latin-1 turns into ``?``, which no token contains.
+        """
+        header: str | None = environ.get("HTTP_COOKIE")
+        if not header:
+            return _NONE
+        field = header.encode("latin-1", "replace")
+        return self._known.get(field) or self._report(self._examine(field))
+
     def _examine(self, field: bytes) -> Presented:
         presented = identify(self._reader.values((field,)), self._tokens)
         cost = len(field) + _KNOWN_BYTES

@@ -74,6 +74,7 @@ class SessionMiddleware:
         }
         self.manager = manager = chosen_manager(manager, own, options)
         refuse_async_store(manager)
+        self._recognize = manager.recognizer.recognize_environ
         self._exclude = manager.settings.exclude
         self._records_client = manager.settings.record_client
 
@@ -81,17 +82,20 @@ class SessionMiddleware:
         if self._exclude and is_excluded(_path(environ), self._exclude):
             environ[SESSION_KEY] = NoSession()
             return self.app(environ, start_response)
-        outer = session_outside(environ, self.manager)
-        if outer is not None:
-            environ[SESSION_KEY] = outer
-            environ[MANAGER_KEY] = self.manager
-            return self.app(environ, start_response)
-        presented = self.manager.identify(self.manager.cookies.from_environ(environ))
-        client = _client(environ) if self._records_client else (None, None)
-        session = self.manager.attach(Session(), presented, client)
-        environ[SESSION_KEY] = session
-        environ[MANAGER_KEY] = self.manager
-        return _Exchange(self.manager, environ, session, start_response).run(self.app)
+        manager = self.manager
+        environ[MANAGER_KEY] = manager
+        if SESSION_KEY in environ or "asgi.scope" in environ:
+            outer = session_outside(environ, manager)
+            if outer is not None:
+                environ[SESSION_KEY] = outer
+                return self.app(environ, start_response)
+        presented = self._recognize(environ)
+        client = _client(environ) if self._records_client else _NOBODY
+        session = environ[SESSION_KEY] = manager.attach(Session(), presented, client)
+        return _Exchange(manager, environ, session, start_response).run(self.app)
+
+
+_NOBODY = (None, None)
 
 
 class _Exchange:
@@ -100,6 +104,18 @@ class _Exchange:
     The server's ``start_response`` is called only when the first byte is about to leave, so that
     what an application does to the session between its own call and its first byte is saved too.
     """
+
+    # Of the class until an instance has its own.
+    _wanted: tuple[str, list[tuple[str, str]], _ExcInfo] | None = None
+    _write: Any = None
+    _result: Iterable[bytes] = ()
+    _file: object = None
+    _vary = False
+    _set_cookie: str | None = None
+    _begun = False
+    _store_failed = False
+    _unavailable = False
+    _failed = False
 
     def __init__(
         self,
@@ -112,16 +128,6 @@ class _Exchange:
         self._environ = environ
         self._session = session
         self._start_response = start_response
-        self._wanted: tuple[str, list[tuple[str, str]], _ExcInfo] | None = None
-        self._write: Any = None
-        self._result: Iterable[bytes] = ()
-        self._file: object = None
-        self._vary = False
-        self._set_cookie: str | None = None
-        self._begun = False
-        self._store_failed = False
-        self._unavailable = False
-        self._failed = False
 
     def run(self, app: WSGIApplication) -> Iterable[bytes]:
         """Call the application; what it returns, wrapped where code of its own is still to run."""
