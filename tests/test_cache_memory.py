@@ -72,7 +72,7 @@ def test_a_session_of_five_hundred_bytes_takes_at_most_1228(memory: Callable[[],
 
 
 SIZES = {"200 B": [200], "500 B": [500], "20 KB": [20_000], "any": [200, 200, 500, 500, 20_000]}
-WHO = {
+WHO: dict[str, list[tuple[str | None, ...]]] = {
     "anonymous": [(None, None, None)],
     "users": [("user", None, None)],
     "users and clients": [("user-", "192.0.2.", "Mozilla/5.0 (X11; Linux x86_64) " * 3)],

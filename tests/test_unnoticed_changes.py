@@ -44,8 +44,9 @@ def loaded(content: dict[str, Any]) -> tuple[Session, SessionState]:
     session.update(copy.deepcopy(content))
     (_, _, (_, cookie)) = MANAGER.close(session)
     presented = MANAGER.identify(MANAGER.cookies.values([cookie.partition(";")[0].encode()]))
-    for _ in range(2):
-        found = MANAGER.load_now(presented, folded=True)
+    # Decoded once, for the next one to be left undecoded.
+    MANAGER.load_now(presented)
+    found = MANAGER.load_now(presented, folded=True)
     assert found is not None
     state = state_of(found)
     assert state.folded is not None
@@ -74,7 +75,7 @@ def the_same(one: Any, other: Any) -> bool:
 
 # Each gives what it got hold of.
 READS: dict[str, Callable[[Session, str], Any]] = {
-    "[]": lambda session, key: session[key] if key in session else None,
+    "[]": lambda session, key: session[key] if key in session else None,  # noqa: SIM401
     "get": lambda session, key: session.get(key),
     "get with a default": lambda session, key: session.get(key, []),
     "values": lambda session, key: list(session.values()),
@@ -210,8 +211,8 @@ def test_a_change_after_the_response_has_begun_is_seen(
     changeable = [each for held in HELD for each in containers(held)]
     if changeable:
         alter(changeable[where % len(changeable)], 2)
-    changed = not the_same(dict(dict.items(session)), content)
-    if changed:
+    # Folded: nobody has used it.
+    if state.folded is None and not the_same(dict(dict.items(session)), content):
         assert session.exposed
         assert not MANAGER.endings.still_holds(state, session)
 

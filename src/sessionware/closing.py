@@ -137,8 +137,8 @@ class Closings:
         read.
         """
         state = state_of(session)
-        simple = not (failed or self._renews or state.pending or state.failure)
-        if simple and self.endings.is_as_loaded(state, session):
+        simple = not (failed or state.pending or state.failure)
+        if simple and self.endings.is_as_loaded(state, session) and not self._is_touch_due(state):
             state.sent = state.loaded
             return None
         if state.pending is not None and self.renewal_may_be_due(state):
@@ -158,13 +158,20 @@ class Closings:
         what ``decide`` and ``closing`` would find: in one step, for most requests.
         """
         state: Any = session.tie
-        if self._renews or state.pending or state.failure or state.cookie is not _NO_COOKIE:
+        if state.pending or state.failure or state.cookie is not _NO_COOKIE:
+            return False
+        if self._renews and self._is_touch_due(state):
             return False
         if (session.accessed or session.ended) and not self.endings.is_as_loaded(state, session):
             return False
         state.sent = state.loaded
         state.started = True
         return True
+
+    def _is_touch_due(self, state: SessionState) -> bool:
+        if not self._renews or state.row is None or state.header is None:
+            return False
+        return self.rows.touch_due(state.row, state.header, clock.now())
 
     def _sent(self, state: SessionState, session: Session, decided: Decided) -> object:
         """A snapshot of what the session held as its response began."""

@@ -128,7 +128,8 @@ async def test_a_late_change_may_be_saved(site: Site) -> None:
 async def test_a_change_at_its_first_use_is_stored(site: Site, change: str) -> None:
     await site.visit(LATE_CHANGES[change])
     expected = copy.deepcopy(CONTENT)
-    LATE_CHANGES[change](type("Request", (), {"session": expected})())
+    scope = {"type": "http", "session": expected}
+    LATE_CHANGES[change](Request(scope))
     assert await site.content() == expected
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from sessionware.cache import RowCache
 from sessionware.codecs import JSONCodec
 from sessionware.coherence.broadcast import Broadcast
-from sessionware.coherence.stamps import Hold, StampChannel, StampFile
+from sessionware.coherence.stamps import Hold, StampFile
 from sessionware.flows import Call, Flow
 from sessionware.rows import Change, Next, RowMaker, Verdict
 from sessionware.stores.cached import CachedStore
@@ -50,7 +50,7 @@ def upsert_save(put: Patch) -> None:
 
 def no_invalidation(put: Patch) -> None:
     """Cached rows are served unasked, whatever other workers have changed."""
-    put(StampChannel, "trusts", lambda self, sid_hash, mark: True)
+    put(StampFile, "trusts", lambda self, sid_hash, mark: True)
 
 
 def no_version_check(put: Patch) -> None:
