@@ -12,7 +12,7 @@ bin = $(abspath $(VENV))/bin
 lowest = $(abspath $(VENV_LOWEST))/bin
 bench = $(abspath $(VENV_BENCH))/bin
 
-.PHONY: help env demo test lint soak test-lowest bench bench-quick clean
+.PHONY: help env demo test lint soak test-lowest bench bench-scale bench-quick clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,8 +22,9 @@ help:
 	@echo "make lint         ruff, mypy, pyright"
 	@echo "make soak         the long tests under load"
 	@echo "make test-lowest  the tests with the oldest dependencies that pyproject.toml allows"
-	@echo "make bench        compare with others, write docs/performance.* (BENCH_ARGS='--no-server')"
-	@echo "make bench-quick  the same in two minutes, on the terminal only"
+	@echo "make bench        compare with others, write docs/performance.* (BENCH_ARGS='--without scale')"
+	@echo "make bench-scale  only its part about large tables (BENCH_ARGS='--rows 1000 100000')"
+	@echo "make bench-quick  compare in two minutes, on the terminal only"
 	@echo "make clean        remove the environments and the tools' caches"
 
 demo: $(VENV)/.ready-examples
@@ -48,8 +49,12 @@ soak: $(VENV)/.ready-tests
 test-lowest: $(VENV_LOWEST)/.ready-lowest
 	$(lowest)/python -m pytest $(PYTEST_ARGS)
 
+# What a run leaves out (BENCH_ARGS="--without scale") stays in the page as it was.
 bench: $(VENV_BENCH)/.ready-bench
-	$(bench)/python -m benchmarks --json docs/performance.json --docs $(BENCH_ARGS)
+	$(bench)/python -m benchmarks --json docs/performance.json --keep --docs $(BENCH_ARGS)
+
+bench-scale: $(VENV_BENCH)/.ready-bench
+	$(bench)/python -m benchmarks --parts scale --json docs/performance.json --keep --docs $(BENCH_ARGS)
 
 bench-quick: $(VENV_BENCH)/.ready-bench
 	$(bench)/python -m benchmarks --quick --json build/bench-quick.json $(BENCH_ARGS)

@@ -24,6 +24,8 @@ class Contender:
     served: bool = False
     """Also measured behind uvicorn."""
     skips: tuple[str, ...] = ()
+    floor: str = ""
+    """The floor on the same driver and store, which this one is measured against."""
 
     @property
     def is_asgi(self) -> bool:
@@ -32,6 +34,10 @@ class Contender:
     @property
     def ours(self) -> bool:
         return self.name.startswith("sessionware")
+
+    @property
+    def in_sql(self) -> bool:
+        return self.stores in (NORMAL, FULL, PG)
 
     def build(self, place: Place) -> Site:
         module = importlib.import_module(f"benchmarks.peers.{self.base}_peers")
@@ -45,38 +51,55 @@ NORMAL = "SQLite, NORMAL"
 FULL = "SQLite, FULL"
 PG = "PostgreSQL"
 _SQL = {"kind": "sessionware"}
+_FLOOR = {"kind": "floor"}
 _POSTGRES = ("postgres",)
 _REDIS = ("redis",)
 
 CONTENDERS: tuple[Contender, ...] = (
-    Contender("floor-sqlite", "starlette", NORMAL, {"kind": "floor"}, quick=True, served=True),
-    Contender("floor-sqlite-full", "starlette", FULL, {"kind": "floor", "synchronous": "full"}),
-    Contender("floor-sqlite-inline", "starlette", NORMAL, {"kind": "floor", "inline": True}),
+    Contender("floor-sqlite", "starlette", NORMAL, _FLOOR, quick=True, served=True),
     Contender(
-        "floor-psycopg", "starlette", PG, {"kind": "floor", "driver": "psycopg"}, _POSTGRES,
+        "floor-sqlite-full", "starlette", FULL, {**_FLOOR, "synchronous": "full"}, served=True
+    ),
+    Contender("floor-sqlite-inline", "starlette", NORMAL, {**_FLOOR, "inline": True}),
+    Contender("floor-aiosqlite", "starlette", NORMAL, {**_FLOOR, "driver": "aiosqlite"}),
+    Contender(
+        "floor-psycopg", "starlette", PG, {**_FLOOR, "driver": "psycopg"}, _POSTGRES,
         quick=True, served=True,
     ),
-    Contender("sessionware-sqlite", "starlette", NORMAL, _SQL, quick=True, served=True),
+    Contender(
+        "floor-asyncpg", "starlette", PG, {**_FLOOR, "driver": "asyncpg"}, _POSTGRES, served=True
+    ),
+    Contender(
+        "sessionware-sqlite", "starlette", NORMAL, _SQL, quick=True, served=True,
+        floor="floor-sqlite",
+    ),
     Contender(
         "sessionware-sqlite-full", "starlette", FULL, {**_SQL, "query": "?synchronous=full"},
-        served=True,
+        served=True, floor="floor-sqlite-full",
     ),
     Contender(
-        "sessionware-sqlite-validate", "starlette", NORMAL, {**_SQL, "coherence": "validate"}
+        "sessionware-sqlite-validate", "starlette", NORMAL, {**_SQL, "coherence": "validate"},
+        floor="floor-sqlite",
     ),
-    Contender("sessionware-sqlite-bounded", "starlette", NORMAL, {**_SQL, "coherence": "bounded"}),
-    Contender("sessionware-aiosqlite", "starlette", NORMAL, {**_SQL, "driver": "aiosqlite"}),
+    Contender(
+        "sessionware-sqlite-bounded", "starlette", NORMAL, {**_SQL, "coherence": "bounded"},
+        floor="floor-sqlite",
+    ),
+    Contender(
+        "sessionware-aiosqlite", "starlette", NORMAL, {**_SQL, "driver": "aiosqlite"},
+        floor="floor-aiosqlite",
+    ),
     Contender(
         "sessionware-psycopg", "starlette", PG, {**_SQL, "driver": "psycopg"}, _POSTGRES,
-        quick=True, served=True,
+        quick=True, served=True, floor="floor-psycopg",
     ),
     Contender(
         "sessionware-psycopg-validate", "starlette", PG,
-        {**_SQL, "driver": "psycopg", "coherence": "validate"}, _POSTGRES,
+        {**_SQL, "driver": "psycopg", "coherence": "validate"}, _POSTGRES, floor="floor-psycopg",
     ),
     Contender(
         "sessionware-asyncpg", "starlette", PG, {**_SQL, "driver": "asyncpg"}, _POSTGRES,
-        served=True,
+        served=True, floor="floor-asyncpg",
     ),
     Contender(
         "starlette-cookie", "starlette", "the cookie", {"kind": "cookie"}, quick=True,
@@ -91,9 +114,14 @@ CONTENDERS: tuple[Contender, ...] = (
     ),
     Contender("litestar-memory", "litestar", "memory", {"redis": False}, served=True),
     Contender("litestar-redis", "litestar", "Redis", {"redis": True}, _REDIS),
-    Contender("sessionware-wsgi-sqlite", "wsgi", NORMAL, _SQL, quick=True),
+    Contender("floor-wsgi-sqlite", "wsgi", NORMAL, _FLOOR, quick=True),
+    Contender("floor-wsgi-psycopg", "wsgi", PG, {**_FLOOR, "driver": "psycopg"}, _POSTGRES),
     Contender(
-        "sessionware-wsgi-psycopg", "wsgi", PG, {**_SQL, "driver": "psycopg"}, _POSTGRES
+        "sessionware-wsgi-sqlite", "wsgi", NORMAL, _SQL, quick=True, floor="floor-wsgi-sqlite"
+    ),
+    Contender(
+        "sessionware-wsgi-psycopg", "wsgi", PG, {**_SQL, "driver": "psycopg"}, _POSTGRES,
+        floor="floor-wsgi-psycopg",
     ),
     Contender("beaker-file", "wsgi", "files", {"kind": "beaker", "sqlite": False}),
     Contender("beaker-sqlite", "wsgi", NORMAL, {"kind": "beaker", "sqlite": True}),

@@ -5,81 +5,71 @@
 Takes orders as lines of JSON on stdin: ``{"page": "read", "seconds": 2, "cookies": [...]}`` for
 load, ``{"page": "seed", "sessions": 256}`` for the cookies of so many new sessions, ``{"page":
 "show", "cookies": [...]}`` for what they hold.
+
+Sockets, ready-made requests and one wait for all of them, so that the server is what is measured:
+``busy`` is the share of the time that this process was at work itself.
 """
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
-import asyncio
+import gc
 import json
+import select
+import socket
 import sys
-from time import perf_counter
+from itertools import cycle
+from time import perf_counter, process_time
 from typing import Any
 
 from .calling import Jar, Reply
 
 CONNECTIONS = 32
+_PATIENCE = 30.0
+_MOST = 65_536
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """One connection, one request in flight."""
 
-    def __init__(self) -> None:
-        self._buffer = b""
-        self._transport: asyncio.Transport | None = None
-        self._done: asyncio.Future[Any] | None = None
-        self._requests: list[bytes] = []
-        self._until = 0.0
-        self._sent = 0.0
-        self.times: list[float] = []
-        self.failures = 0
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._rest = b""
 
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+    def send(self, request: bytes) -> None:
+        self.socket.sendall(request)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._done is not None and not self._done.done():
-            self._done.set_exception(exc or ConnectionError("the server closed the connection"))
+    def answer(self) -> bytes | None:
+        """The whole answer, once all of it has come."""
+        data = self.socket.recv(_MOST)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        if self._rest:
+            data = self._rest + data
+        if _is_whole(data):
+            self._rest = b""
+            return data
+        self._rest = data
+        return None
 
-    async def run(self, requests: list[bytes], seconds: float) -> None:
-        """Send them one after the other, again and again, until the time is over."""
-        self.times.clear()
-        self._requests, self._until = requests, perf_counter() + seconds
-        self._done = asyncio.get_running_loop().create_future()
-        self._send()
-        await self._done
-
-    async def ask(self, request: bytes) -> Reply:
-        self._requests, self._until = [request], 0.0
-        self._done = asyncio.get_running_loop().create_future()
-        self._send()
-        head, _, body = (await self._done).partition(b"\r\n\r\n")
+    def ask(self, request: bytes) -> Reply:
+        self.send(request)
+        while (answer := self.answer()) is None:
+            pass
+        head, _, body = answer.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         cookies = [line[12:] for line in lines[1:] if line.lower().startswith("set-cookie: ")]
         return Reply(int(lines[0].split()[1]), body, tuple(cookies))
 
-    def _send(self) -> None:
-        assert self._transport is not None
-        self._sent = perf_counter()
-        self._transport.write(self._requests[len(self.times) % len(self._requests)])
 
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer = self._buffer + data
-        end = buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        at = buffer.lower().find(b"content-length: ", 0, end)
-        length = int(buffer[at + 16 : buffer.find(b"\r\n", at)])
-        if len(buffer) < end + 4 + length:
-            return
-        self._buffer = b""
-        now = perf_counter()
-        self.times.append(now - self._sent)
-        self.failures += buffer[9:12] != b"200"
-        if now < self._until:
-            self._send()
-        elif self._done is not None:
-            self._done.set_result(buffer)
+def _is_whole(data: bytes) -> bool:
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return False
+    at = data.find(b"ontent-length: ", 0, end)
+    if at < 0:
+        at = data.lower().index(b"ontent-length: ", 0, end)
+    return len(data) >= end + 4 + int(data[at + 15 : data.find(b"\r", at)])
 
 
 def request(page: str, cookie: str | None) -> bytes:
@@ -95,61 +85,82 @@ def request(page: str, cookie: str | None) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-async def load(
+def load(
     connections: list[Connection], page: str, seconds: float, cookies: list[str]
 ) -> dict[str, Any]:
-    start = perf_counter()
-    shares = [cookies[at :: len(connections)] for at in range(len(connections))]
-    running = [
-        connection.run([request(page, cookie) for cookie in share], seconds)
-        for connection, share in zip(connections, shares, strict=True)
-    ]
-    await asyncio.gather(*running)
+    """Keep each connection busy with its share of the cookies, again and again."""
+    wait = select.poll()
+    asking: dict[int, tuple[Connection, Any]] = {}
+    for at, connection in enumerate(connections):
+        share = [request(page, cookie) for cookie in cookies[at :: len(connections)]]
+        asking[connection.socket.fileno()] = (connection, cycle(share))
+        wait.register(connection.socket, select.POLLIN)
+    times: list[float] = []
+    failures = 0
+    sent: dict[int, float] = {}
+    used, start = process_time(), perf_counter()
+    until = start + seconds
+    for number, (connection, requests) in asking.items():
+        sent[number] = perf_counter()
+        connection.send(next(requests))
+    while sent:
+        ready = wait.poll(_PATIENCE * 1000)
+        if not ready:
+            raise TimeoutError(f"no answer within {_PATIENCE:g} s")
+        for number, _ in ready:
+            connection, requests = asking[number]
+            answer = connection.answer()
+            if answer is None:
+                continue
+            now = perf_counter()
+            times.append(now - sent[number])
+            failures += answer[9:12] != b"200"
+            if now < until:
+                sent[number] = now
+                connection.send(next(requests))
+            else:
+                del sent[number]
     taken = perf_counter() - start
-    times = sorted(time for connection in connections for time in connection.times)
+    times.sort()
     return {
         "requests": len(times),
         "per_second": len(times) / taken,
         "p50": times[len(times) // 2] * 1000,
         "p99": times[len(times) * 99 // 100] * 1000,
-        "failures": sum(connection.failures for connection in connections),
+        "failures": failures,
+        "busy": (process_time() - used) / taken,
     }
 
 
-async def begin(connections: list[Connection], page: str, sessions: int) -> dict[str, Any]:
+def begin(connections: list[Connection], page: str, sessions: int) -> dict[str, Any]:
     jars = [Jar() for _ in range(sessions)]
     for jar in jars:
-        jar.keep(await connections[0].ask(request(page, None)))
+        jar.keep(connections[0].ask(request(page, None)))
     return {"cookies": [jar.header for jar in jars]}
 
 
-async def show(connections: list[Connection], page: str, cookies: list[str]) -> dict[str, Any]:
-    replies = [await connections[0].ask(request(page, cookie)) for cookie in cookies]
+def show(connections: list[Connection], page: str, cookies: list[str]) -> dict[str, Any]:
+    replies = [connections[0].ask(request(page, cookie)) for cookie in cookies]
     return {"n": sum(json.loads(reply.body)["n"] for reply in replies)}
 
 
-async def main(port: int) -> None:
-    loop = asyncio.get_running_loop()
-    connections = []
-    for _ in range(CONNECTIONS):
-        _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
-        connections.append(connection)
+def main(port: int) -> None:
+    connections = [Connection(port) for _ in range(CONNECTIONS)]
     print(json.dumps({"connections": len(connections)}), flush=True)
-    while line := await asyncio.to_thread(sys.stdin.readline):
+    gc.disable()
+    for line in sys.stdin:
         order = json.loads(line)
         try:
             if "seconds" in order:
-                answer = await load(connections, **order)
+                answer = load(connections, **order)
             elif "sessions" in order:
-                answer = await begin(connections, **order)
+                answer = begin(connections, **order)
             else:
-                answer = await show(connections, **order)
+                answer = show(connections, **order)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
-    import uvloop
-
-    uvloop.run(main(int(sys.argv[1])))
+    main(int(sys.argv[1]))

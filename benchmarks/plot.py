@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from .contenders import CONTENDERS
-from .report import number
+from .text import number
 
 _CHOSEN = (
     "floor-sqlite", "sessionware-sqlite", "floor-psycopg", "sessionware-psycopg",
+    "floor-asyncpg", "sessionware-asyncpg",
     "starlette-cookie", "starsessions-memory", "starsessions-redis", "litestar-memory",
     "litestar-redis", "sessionware-flask-sqlite", "flask-cookie", "flask-session-redis",
     "flask-session-sqlite", "sessionware-django-sqlite", "django-cached_db-sqlite",

@@ -1,4 +1,4 @@
-"""The whole run: workers are set up, timed in turns, checked, and ended."""
+"""The run of all requests: workers are set up, timed in turns, checked, and ended; then parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import machine, serving, sizing
+from . import machine, parts, serving
 from .contenders import Contender
 from .progress import Progress
 from .scenarios import Scenario
@@ -24,11 +24,10 @@ class Effort:
     """Of one slice."""
     served_rounds: int
     served_seconds: float
-    sizing_rows: int
 
 
-QUICK = Effort(rounds=5, seconds=0.012, served_rounds=2, served_seconds=1.0, sizing_rows=0)
-FULL = Effort(rounds=31, seconds=0.02, served_rounds=5, served_seconds=2.0, sizing_rows=100_000)
+QUICK = Effort(rounds=5, seconds=0.012, served_rounds=2, served_seconds=1.0)
+FULL = Effort(rounds=31, seconds=0.02, served_rounds=5, served_seconds=2.0)
 
 
 class Run:
@@ -37,78 +36,86 @@ class Run:
         contenders: Sequence[Contender],
         scenarios: Sequence[Scenario],
         effort: Effort,
+        sizes: parts.Sizes,
         folder: Path,
-        *,
-        served: bool,
+        chosen: Sequence[str],
     ) -> None:
-        about = machine.describe()
-        there = {name for name in ("postgres", "redis") if about[name]}
+        """``chosen`` names the parts, in the order of ``parts.ALL``."""
+        self.about = machine.describe()
+        there = {name for name in ("postgres", "redis") if self.about[name]}
         self.failed: dict[str, str] = {}
-        self._left_out: set[tuple[str, str]] = set()
-        left_out = {
+        self._skipped: set[tuple[str, str]] = set()
+        self.left_out = {
             each.name: f"{', '.join(missing)} does not answer"
             for each in contenders
             if (missing := set(each.needs) - there)
         }
-        self.contenders = [each for each in contenders if each.name not in left_out]
-        self.scenarios, self.effort, self.folder = scenarios, effort, folder
-        self._served = [each for each in self.contenders if each.served and served]
+        self.contenders = [each for each in contenders if each.name not in self.left_out]
+        self.scenarios, self.effort, self.sizes = scenarios, effort, sizes
+        self.folder, self._chosen = folder, chosen
         self._postgres = "postgres" in there
-        total = len(self.contenders) * (1 + len(scenarios) * effort.rounds)
-        total += len(self._served) * len(serving.PAGES) * effort.served_rounds * 20
-        total += effort.sizing_rows // 5_000 * 4
+        self._served = [each for each in self.contenders if each.served]
+        total = 0
+        if "requests" in chosen:
+            total += len(self.contenders) * (1 + len(scenarios) * effort.rounds)
+        if "server" in chosen:
+            total += len(self._served) * len(serving.PAGES) * effort.served_rounds * 20
+        total += sum(parts.steps(part, sizes) * 20 for part in chosen if part in parts.APART)
         self.progress = Progress(total)
-        self.results: dict[str, Any] = {
-            "machine": about,
-            "effort": vars(effort),
-            "left_out": left_out,
-            "failed": self.failed,
-            "facts": {},
-            "in_process": {},
-            "served": {},
-        }
 
     def run(self) -> dict[str, Any]:
+        """The results of each part, by its name."""
+        found: dict[str, Any] = {}
         machine.sweep()
         try:
-            self._in_process()
-            self._over_a_server()
-            if self.effort.sizing_rows:
-                self.results["sizing"] = sizing.measure(
-                    self.folder,
-                    self.effort.sizing_rows,
-                    postgres=self._postgres,
-                    tick=lambda what: self.progress.step(what, 4),
-                )
+            for part in self._chosen:
+                self.failed = {}
+                found[part] = self._part(part) | {"failed": self.failed}
         finally:
             self.progress.end()
             machine.sweep()
-        return self.results
+        return found
 
-    def _fail(self, name: str, problem: Exception) -> None:
+    def _part(self, part: str) -> dict[str, Any]:
+        about = {"machine": self.about, "effort": vars(self.effort)}
+        match part:
+            case "requests":
+                return {**about, "left_out": self.left_out, **self._in_process()}
+            case "server":
+                return {**about, "served": self._over_a_server()}
+        tick = partial(self.progress.step, by=20)
+        result = parts.measure(part, self.sizes, self.folder, postgres=self._postgres, tick=tick)
+        for name, problem in result.pop("failed").items():
+            self._fail(f"{part} of {name}", problem)
+        return {"machine": self.about, **result}
+
+    def _fail(self, name: str, problem: Exception | str) -> None:
         self.failed[name] = str(problem)
         self.progress.say(f"{name}: {problem}")
 
-    def _in_process(self) -> None:
+    def _in_process(self) -> dict[str, Any]:
         workers: dict[str, Worker] = {}
+        found: dict[str, Any] = {"facts": {}, "in_process": {}}
         try:
             for each in self.contenders:
                 workers[each.name] = Worker(each, self.folder)
                 # One after the other: on two cores they only get into each other's way.
                 with self._losing(workers, each.name):
                     facts = workers[each.name].ask("build")
-                    self.results["facts"][each.name] = facts
+                    found["facts"][each.name] = facts
                     if not facts["alive"]:
                         self.progress.say(f"{each.name}: its channel did not come up")
                 self.progress.step(f"validate {each.name}")
             for scenario in self.scenarios:
-                self._scenario(scenario, workers)
+                for name, times in self._scenario(scenario, workers).items():
+                    found["in_process"].setdefault(name, {})[scenario.name] = times
             for name in list(workers):
                 with self._losing(workers, name):
-                    self.results["facts"][name] |= workers[name].ask("check")
+                    found["facts"][name] |= workers[name].ask("check")
         finally:
             for worker in workers.values():
                 worker.end()
+        return found
 
     @contextmanager
     def _losing(
@@ -119,20 +126,20 @@ class Run:
             yield
         except Failed as problem:
             if scenario is not None and workers[name].is_alive:
-                self._left_out.add((name, scenario.name))
+                self._skipped.add((name, scenario.name))
                 self._fail(f"{name}, {scenario.title}", problem)
             else:
                 self._fail(name, problem)
                 workers.pop(name).end()
 
-    def _scenario(self, scenario: Scenario, workers: dict[str, Worker]) -> None:
+    def _scenario(self, scenario: Scenario, workers: dict[str, Worker]) -> dict[str, Any]:
         slices: dict[str, list[dict[str, float]]] = {}
         for number in range(self.effort.rounds):
             names = [
                 name
                 for name in workers
                 if scenario.name not in workers[name].contender.skips
-                and (name, scenario.name) not in self._left_out
+                and (name, scenario.name) not in self._skipped
             ]
             # Everybody is at another place in each round.
             at = number % max(1, len(names))
@@ -146,30 +153,21 @@ class Run:
                     )
                     slices.setdefault(name, []).append(taken)
                 self.progress.step(f"{scenario.title}: {name}")
-        for name, rounds in slices.items():
-            if (name, scenario.name) in self._left_out:
-                continue
-            bare = [each["bare"] for each in rounds]
-            mine = [each["mine"] for each in rounds]
-            self.results["in_process"].setdefault(name, {})[scenario.name] = {
-                "bare": {"min": min(bare), "median": median(bare)},
-                "whole": {"min": min(mine), "median": median(mine)},
-                "added": {
-                    "min": min(mine) - min(bare),
-                    "median": median(m - b for m, b in zip(mine, bare, strict=True)),
-                },
-            }
+        return {
+            name: _summary(rounds)
+            for name, rounds in slices.items()
+            if (name, scenario.name) not in self._skipped
+        }
 
-    def _over_a_server(self) -> None:
+    def _over_a_server(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         for each in self._served:
-            if each.name in self.failed:
-                continue
             with suppress(OSError):
                 # Written by the first part; the second is to begin empty.
                 for file in self.folder.glob(f"*{each.name.replace('-', '_')}.db*"):
                     file.unlink()
             try:
-                self.results["served"][each.name] = serving.serve(
+                found[each.name] = serving.serve(
                     each,
                     self.folder,
                     self.effort.served_rounds,
@@ -178,3 +176,17 @@ class Run:
                 )
             except (Failed, OSError) as problem:
                 self._fail(f"{each.name} over uvicorn", problem)
+        return found
+
+
+def _summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
+    bare = [each["bare"] for each in rounds]
+    mine = [each["mine"] for each in rounds]
+    return {
+        "bare": {"min": min(bare), "median": median(bare)},
+        "whole": {"min": min(mine), "median": median(mine)},
+        "added": {
+            "min": min(mine) - min(bare),
+            "median": median(m - b for m, b in zip(mine, bare, strict=True)),
+        },
+    }

@@ -113,6 +113,7 @@ def serve(
                 "ratio": median(ratios),
                 "p50": median(each["p50"] for each in slices["mine"]),
                 "p99": median(each["p99"] for each in slices["mine"]),
+                "busy": max(each["busy"] for both in slices.values() for each in both),
             }
         if "cookie" not in contender.name:
             there = mine.ask(page="show", cookies=mine.cookies)["n"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
+from . import statements
 from .calling import AsgiCaller, Jar, WsgiCaller
 from .contenders import Contender, named
 from .scenarios import IN_FLIGHT, STAMPEDE, scenario
@@ -190,18 +191,10 @@ class Bench:
                 if shown["n"] != wanted:
                     raise Wrong(f"{wanted} writes were acknowledged, {shown['n']} are there")
         found: dict[str, Any] = {"writes found": sum(self.written.values())}
-        if self.contender.ours and "stampede" not in self.contender.skips:
-            from sqlalchemy import Engine, event
-
-            texts: list[str] = []
-
-            def note(connection: Any, cursor: Any, text: str, *_: Any) -> None:
-                texts.append(text)
-
-            event.listen(Engine, "before_cursor_execute", note)
-            await self._stampede(self.site.app, "read", 1)
-            event.remove(Engine, "before_cursor_execute", note)
-            found["SELECTs of a stampede"] = sum(text.startswith("SELECT") for text in texts)
+        if self.contender.in_sql and "stampede" not in self.contender.skips:
+            with statements.counted() as texts:
+                await self._stampede(self.site.app, "read", 1)
+            found["SELECTs of a stampede"] = statements.selects(texts)
         return found
 
     async def close(self) -> None:
@@ -290,6 +283,7 @@ def serve(contender: Contender, place: Place, port: int, *, bare: bool) -> None:
 
 
 def main() -> None:
+    statements.watch()
     contender, place = named(sys.argv[1]), Place(Path(sys.argv[2]).resolve(), sys.argv[1])
     if len(sys.argv) > 3:
         serve(contender, place, int(sys.argv[3]), bare="bare" in sys.argv)

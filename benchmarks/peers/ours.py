@@ -24,14 +24,17 @@ def store_url(place: Place, driver: str = "sqlite", query: str = "") -> str:
 
 
 def manager_for(
-    place: Place, driver: str = "sqlite", query: str = "", coherence: Any = "auto"
+    place: Place,
+    driver: str = "sqlite",
+    query: str = "",
+    **settings: Any,
 ) -> SessionManager:
-    """All at its defaults but the store, and the coherence where that is what is compared."""
+    """All at its defaults but the store, and what is compared."""
     return SessionManager(
         secret_key=SECRET,
         store=store_url(place, driver, query),
-        coherence=coherence,
         table_name=place.table,
+        **settings,
     )
 
 

@@ -98,14 +98,20 @@ def _sessionware(place: Place, **options: Any) -> Site:
 def _floor(
     place: Place, driver: str = "sqlite", synchronous: str = "normal", inline: bool = False
 ) -> Site:
-    from . import floor
+    from . import floor, floor_loop, floor_threads
 
     # Set up in the test's own way: a Floor is no Starlette middleware with settings.
     stack = application(HANDLERS, [])
-    if driver == "sqlite":
-        store = floor.on_sqlite(place.file, synchronous, inline=inline)
-    else:
-        store = floor.on_postgres(libpq(postgres()), place.table)
+    store: floor.FloorStore
+    match driver:
+        case "sqlite":
+            store = floor_threads.on_sqlite(place.file, synchronous, inline=inline)
+        case "aiosqlite":
+            store = floor_loop.on_aiosqlite(place.file, synchronous)
+        case "psycopg":
+            store = floor_threads.on_postgres(libpq(postgres()), place.table)
+        case _:
+            store = floor_loop.on_asyncpg(libpq(postgres()), place.table)
     made = floor.Floor(stack, store)
     return Site(made, bare(), chill=made.cache.clear)
 

@@ -1,4 +1,4 @@
-"""On nothing but WSGI: sessionware's middleware and Beaker's."""
+"""On nothing but WSGI: the floor, sessionware's middleware and Beaker's."""
 
 # pyright: reportMissingImports=false
 from __future__ import annotations
@@ -9,14 +9,15 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from ..site import ANSWER, LARGE, LIFETIME, PAYLOAD, SECRET, Place, Site
+from ..site import ANSWER, LARGE, LIFETIME, PAYLOAD, SECRET, Place, Site, libpq, postgres
 from .ours import manager_for, site_of
 
 _BODY = ANSWER.encode()
 
 
 def _show(session: Any) -> bytes:
-    kept = {key: value for key, value in dict(session).items() if not key.startswith("_")}
+    data = dict(getattr(session, "data", session))
+    kept = {key: value for key, value in data.items() if not key.startswith("_")}
     return json.dumps(kept).encode()
 
 
@@ -52,11 +53,29 @@ def build(place: Place, kind: str, **options: Any) -> Site:
     bare = application(None, PAGES)
     if kind == "beaker":
         return Site(_beaker(place, **options), bare)
+    if kind == "floor":
+        return _floor(place, bare, **options)
     from sessionware.wsgi import SessionMiddleware
 
     manager = manager_for(place, **options)
     app = SessionMiddleware(application("sessionware.session", PAGES), manager=manager)
     return site_of(manager, app, bare)
+
+
+def _floor(place: Place, bare: Any, driver: str = "sqlite") -> Site:
+    from .floor_threads import Psycopg, Sqlite
+    from .floor_wsgi import KEY, Pool, WsgiFloor
+
+    def connect() -> Any:
+        if driver == "sqlite":
+            return Sqlite(place.file, "normal")
+        return Psycopg(libpq(postgres()), place.table)
+
+    pool = Pool(connect, 8)
+    # SQLite has one writer at a time: better to queue here than to poll its lock.
+    writers = Pool(connect, 1) if driver == "sqlite" else pool
+    made = WsgiFloor(application(KEY, PAGES), pool, writers)
+    return Site(made, bare, chill=made.cache.clear)
 
 
 def _beaker(place: Place, sqlite: bool) -> Any:
