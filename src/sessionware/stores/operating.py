@@ -11,9 +11,9 @@ from .grouping import Operation
 from .statements import Text
 from .steps import Steps
 
-READS: Final = frozenset({"load", "reload", "stamp", "user_rows", "count", "is_empty"})
+READS: Final = frozenset({"load", "reload", "stamp", "user_rows", "count", "is_empty", "spent"})
 STEPS: Final = frozenset(
-    {"load", "reload", "stamp", "insert", "replace", "rotate", "alter", "touch", "remove"}
+    {"load", "reload", "stamp", "insert", "replace", "rotate", "alter", "touch", "remove", "purge"}
 )
 IN_TRANSACTION: Final = frozenset({"rotate", "alter"})
 
