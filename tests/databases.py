@@ -13,6 +13,7 @@ from tests import services
 
 DRIVERS: dict[str, tuple[str, str | None]] = {
     "sqlite": ("sqlite_url", None),
+    "aiosqlite": ("sqlite_url", "sqlite+aiosqlite"),
     "psycopg": ("postgres_url", "postgresql+psycopg"),
     "asyncpg": ("postgres_url", "postgresql+asyncpg"),
     "pymysql": ("mysql_url", "mysql+pymysql"),

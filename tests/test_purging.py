@@ -6,12 +6,14 @@ import asyncio
 import gc
 import logging
 import threading
+import time
 from typing import Any
 
 import anyio
 import pytest
 
 from sessionware import MemoryStore, SessionManager
+from sessionware.pacing import FIRST, LEAST, TARGET
 from sessionware.purging import Purger
 from tests.apps import Managers
 from tests.byhand import Clock, Visitor, expiring, storing
@@ -322,6 +324,33 @@ class TestByHand:
         assert [claim(manager), claim(other), claim(manager)] == [True, False, False]
         clock.tick(300)
         assert [claim(other), claim(manager)] == [True, False]
+
+
+class Slow(MemoryStore):
+    """Always takes longer than a batch should, and has rows for two."""
+
+    purge_batch = 1000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits: list[int] = []
+
+    def purge(self, now: int, limit: int, exact: bool = False) -> int:
+        end = time.perf_counter() + 1.5 * TARGET
+        while time.perf_counter() < end:
+            pass
+        self.limits.append(limit)
+        return limit if len(self.limits) < 3 else 0
+
+
+@pytest.mark.parametrize("how", ["plain", "coroutine"])
+def test_a_slow_store_is_asked_for_fewer_rows_at_a_time(how: str) -> None:
+    store = Slow()
+
+    assert purged(Managers()(store=store), how) == FIRST + FIRST // 2
+
+    # Then the whole table, once.
+    assert store.limits == [FIRST, FIRST // 2, LEAST, 1000]
 
 
 class Telling(MemoryStore):

@@ -17,14 +17,12 @@ from .chance import chance
 from .errors import StoreUnavailable
 from .events import logger
 from .flows import Flow, T
+from .pacing import Progress
 from .stores.cached import CachedStore
 from .stores.protocol import PURGE_LEASE
 
 if TYPE_CHECKING:
     from .manager import SessionManager
-
-# Between two batches, so that other writers come through.
-_PAUSE = 0.05
 
 
 class Purges:
@@ -49,34 +47,31 @@ class Purges:
         return await self.arun(self.store.claim_flow(PURGE_LEASE, now, now + int(seconds * 1000)))
 
     def purge(self, *, exact: bool = True) -> int:
-        """Delete expired rows, a batch a transaction; how many there were.
+        """Delete expired rows, a batch a transaction, at rest for most of the time; how many there
+        were.
 
         The index finds each row some time after its end. ``exact`` then looks through the whole
         table for what has expired just now, as far as ``store_timeout`` lets it.
         """
-        total = 0
-        for whole in (False, True)[: 1 + exact]:
-            batch = self._batch
-            while batch == self._batch:
-                with _as_far_as_it_goes(whole):
-                    batch = 0
-                    batch = self.run(self.store.purge_flow(clock.now(), self._batch, whole))
-                total += batch
-                time.sleep(_PAUSE if batch == self._batch else 0)
-        return total
+        progress = Progress(self._batch, exact)
+        while not progress.done:
+            began, deleted = time.perf_counter(), 0
+            flow = self.store.purge_flow(clock.now(), progress.limit, progress.whole)
+            with _as_far_as_it_goes(progress.whole):
+                deleted = self.run(flow)
+            time.sleep(progress.note(deleted, time.perf_counter() - began))
+        return progress.deleted
 
     async def apurge(self, *, exact: bool = True) -> int:
         """Delete expired rows, a batch a transaction; see ``purge``."""
-        total = 0
-        for whole in (False, True)[: 1 + exact]:
-            batch = self._batch
-            while batch == self._batch:
-                with _as_far_as_it_goes(whole):
-                    batch = 0
-                    batch = await self.arun(self.store.purge_flow(clock.now(), self._batch, whole))
-                total += batch
-                await anyio.sleep(_PAUSE if batch == self._batch else 0)
-        return total
+        progress = Progress(self._batch, exact)
+        while not progress.done:
+            began, deleted = time.perf_counter(), 0
+            flow = self.store.purge_flow(clock.now(), progress.limit, progress.whole)
+            with _as_far_as_it_goes(progress.whole):
+                deleted = await self.arun(flow)
+            await anyio.sleep(progress.note(deleted, time.perf_counter() - began))
+        return progress.deleted
 
     @property
     def _batch(self) -> int:

@@ -72,8 +72,15 @@ class SQLBase:
 
     @property
     def purge_batch(self) -> int:
-        """How many rows a purge deletes at a time: on SQLite the others wait meanwhile."""
+        """How many rows a purge deletes at a time at the most."""
         return 5000 if self._url.get_backend_name() == "postgresql" else 1000
+
+    def _purges_at_once(self, exact: bool) -> bool:
+        """Whether a batch is found and deleted by one statement. Not on MySQL, which can't; nor may
+        a look through the whole table hold SQLite's lock.
+        """
+        backend = self._url.get_backend_name()
+        return backend == "postgresql" or (backend == "sqlite" and not exact)
 
     def make_tables(self, connection: Connection) -> None:
         if self._create_table:

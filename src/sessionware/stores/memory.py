@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import islice
 from typing import Any
 
 from ..errors import DuplicateKey
@@ -175,11 +176,13 @@ class MemoryStore:
 
     def purge(self, now: int, limit: int, exact: bool = False) -> int:
         with self._lock:
-            spent = [
+            found = (
                 row
                 for row in self._rows.values()
                 if row.expires_at <= now and (exact or row.purge_after <= now)
-            ][:limit]
+            )
+            # Those that came first have mostly expired first: no further than there is need.
+            spent = list(islice(found, limit))
             for row in spent:
                 self.remove(row)
             self._retired = {key: until for key, until in self._retired.items() if until > now}

@@ -12,9 +12,9 @@ from .protocol import Row
 from .statements import Statement, Text
 from .steps import Steps
 
-READS: Final = frozenset({"load", "reload", "stamp", "user_rows", "count", "is_empty"})
+READS: Final = frozenset({"load", "reload", "stamp", "user_rows", "count", "is_empty", "spent"})
 STEPS: Final = frozenset(
-    {"load", "reload", "stamp", "insert", "replace", "rotate", "alter", "touch", "remove"}
+    {"load", "reload", "stamp", "insert", "replace", "rotate", "alter", "touch", "remove", "purge"}
 )
 IN_TRANSACTION: Final = frozenset({"rotate", "alter"})
 

@@ -120,15 +120,19 @@ class Scripts:
         """Tell who listens on a channel (PostgreSQL), in a transaction of its own."""
         connection.execute(select(func.pg_notify(channel, payload)))
 
-    def purge(self, connection: Connection, now: int, limit: int, exact: bool = False) -> int:
+    def spent(self, connection: Connection, now: int, limit: int, exact: bool) -> list[int]:
+        """The ids of a batch for ``delete_spent``."""
         sessions = self.schema.sessions.c
-        spent: ColumnElement[bool] = sessions.expires_at <= now
+        ended: ColumnElement[bool] = sessions.expires_at <= now
         order: ColumnElement[int] = sessions.id
         if not exact:
-            spent, order = and_(spent, sessions.purge_after <= now), sessions.purge_after
-        candidates = select(sessions.id).where(spent).order_by(order).limit(limit)
-        ids = sorted(connection.execute(candidates).scalars())
-        deleted = self._delete_ids(connection, ids, spent)
+            ended, order = and_(ended, sessions.purge_after <= now), sessions.purge_after
+        candidates = select(sessions.id).where(ended).order_by(order).limit(limit)
+        return sorted(connection.execute(candidates).scalars())
+
+    def delete_spent(self, connection: Connection, ids: list[int], now: int, limit: int) -> int:
+        """Delete these unless they have been touched, and spent tombstones."""
+        deleted = self._delete_ids(connection, ids, self.schema.sessions.c.expires_at <= now)
         retired = self.schema.retired.c
         statement = select(retired.sid_hash).where(
             retired.until <= now, retired.sid_hash != PURGE_LEASE

@@ -364,7 +364,13 @@ class SQLStore(SQLBase):
     claim = _blocking("claim")
     release = _blocking("release")
     notify = _blocking("notify")
-    purge = _blocking("purge")
+
+    def purge(self, now: int, limit: int, exact: bool = False) -> int:
+        """See ``Store.purge``."""
+        if self._purges_at_once(exact):
+            return int(self.execute("purge", now, limit, exact))
+        spent = self.execute("spent", now, limit, exact)
+        return int(self.execute("delete_spent", spent, now, limit))
 
     def close(self) -> None:
         """Close the connections of an engine of our own; the application's engine stays open."""

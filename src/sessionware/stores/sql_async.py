@@ -342,7 +342,13 @@ class AsyncSQLStore(SQLBase):
     aclaim = _awaited("claim")
     arelease = _awaited("release")
     anotify = _awaited("notify")
-    apurge = _awaited("purge")
+
+    async def apurge(self, now: int, limit: int, exact: bool = False) -> int:
+        """See ``Store.purge``."""
+        if self._purges_at_once(exact):
+            return int(await self.aexecute("purge", now, limit, exact))
+        spent = await self.aexecute("spent", now, limit, exact)
+        return int(await self.aexecute("delete_spent", spent, now, limit))
 
     async def aclose(self) -> None:
         """Close the connections of an engine of our own; the application's engine stays open."""

@@ -25,6 +25,7 @@ from sqlalchemy.exc import IntegrityError
 from ..errors import DuplicateKey
 from .protocol import RETIRED, Decision, Found, Row, Stamp
 from .schema import Schema
+from .spent import Spent
 from .statements import Gives, Script, Statement
 
 # What an UPDATE is given: see ``_written``.
@@ -101,6 +102,7 @@ class Steps:
             for epochal in (False, True)
         }
         self._retire = Statement(insert(schema.retired), Gives.NOTHING, ("sid_hash", "until"))
+        self.purge = Spent(schema).purge
 
     def _variants(self, where: Any, columns: tuple[str, ...]) -> tuple[Statement, Statement]:
         """Without and with ``purge_after``: SQLite rewrites an index for a column that is only
