@@ -106,6 +106,14 @@ class LoopRunner:
     async def _run(self, flow: Flow[Any], waiter: TaskWaiter) -> None:
         tell(waiter, await self._outcome(flow))
 
+    def background(self, flow: Flow[object], /) -> None:
+        if in_asyncio():
+            self._spawn(self._alone(flow))
+
+    async def _alone(self, flow: Flow[object]) -> None:
+        # Whoever needs what fails will find out.
+        await self._outcome(flow)
+
     def _result(self, outcome: Outcome | None) -> Any:
         if outcome is None:
             raise too_slow(self._timeout)

@@ -24,6 +24,7 @@ class Runner(Protocol):
     ``run_shared`` waits wherever it is called: Flask runs an ``async def`` view in an event loop of
     its own, in a thread that nobody else waits for. ``refuse_event_loop`` is for everybody else.
     ``commit`` is ``run`` for a flow that begins with a write, which may share a transaction.
+    ``background`` runs a flow that nobody waits for.
     """
 
     def refuse_event_loop(self) -> None: ...
@@ -35,6 +36,7 @@ class Runner(Protocol):
     async def arun_shared(
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
     ) -> T: ...
+    def background(self, flow: Flow[object], /) -> None: ...
     def commit(self, flow: Flow[T], /) -> T: ...
     async def acommit(self, flow: Flow[T], /) -> T: ...
     def close(self) -> None: ...
@@ -84,6 +86,9 @@ class InlineRunner:
         return await adrive(flow(), self._awaited)
 
     commit, acommit = run, arun
+
+    def background(self, flow: Flow[object], /) -> None:
+        drive(flow, self._store)
 
     def close(self) -> None:
         """Close the store; nothing is under way."""

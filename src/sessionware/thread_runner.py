@@ -145,6 +145,13 @@ class ThreadRunner:
         claim = self._begin(flow, waiter)
         return self._result(await waiter.wait(self._timeout), claim)  # type: ignore[no-any-return]
 
+    def background(self, flow: Flow[object], /) -> None:
+        def work() -> None:
+            # Whoever needs what fails will find out.
+            self._prepared(flow)
+
+        self._post(work)
+
     # One load for all who wait for it.
 
     def _fly(

@@ -295,3 +295,16 @@ def test_a_process_that_is_shut_down_and_used_again_has_stamps_again(
     change(there, cookie, n=2)
     assert content(here, cookie) == {"n": 2}
     warm(here, cookie)
+
+
+def test_while_there_is_traffic_nobody_waits_for_a_look_at_the_file(
+    make_manager: Make, sqlite_url: str
+) -> None:
+    here = make_manager(sqlite_url)
+    cookie = session(here, n=1)
+    warm(here, cookie)
+    presented = here.identify(here.cookies.values([cookie.encode()]))
+    until = time.monotonic() + 3 * LOOK_SECONDS
+    while time.monotonic() < until:
+        assert here.load_now(presented) is not None
+        time.sleep(0.01)

@@ -27,7 +27,13 @@ from .stampfile import Foreign, Mapped, Strange, Unusable, give_up, have_locks, 
 
 LOOK_SECONDS: Final = 0.5
 GRACE: Final = LOOK_SECONDS * 1.5
+AHEAD_SECONDS: Final = LOOK_SECONDS * 0.6
 _NEVER: Final = float("-inf")
+_FOREVER: Final = float("inf")
+
+
+def _nobody() -> None:
+    """Readers themselves look when it is time."""
 
 
 class StampFile:
@@ -40,6 +46,8 @@ class StampFile:
     def __init__(self, database: str) -> None:
         self._database = database
         self.wanted = False
+        # Called when a look would be welcome; it must not wait.
+        self.ahead: Callable[[], object] = _nobody
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -52,6 +60,7 @@ class StampFile:
         self._counts = False
         self._looked = _NEVER
         self._until = _NEVER
+        self._calm_until = _NEVER
         self._no_write_before = _NEVER
         self._refusal: str | None = None
         self._noted = ""
@@ -68,11 +77,17 @@ class StampFile:
     def trusts(self, sid_hash: bytes, mark: int | None) -> bool:
         """See ``Channel.trusts``."""
         mapped = self._mapped
-        return (
-            mapped is not None
-            and mapped.slots[sid_hash[0] << 8 | sid_hash[1]] == mark
-            and time.monotonic() < self._until
-        )
+        if mapped is None or mapped.slots[sid_hash[0] << 8 | sid_hash[1]] != mark:
+            return False
+        now = time.monotonic()
+        return now < self._calm_until or (now < self._until and self._look_ahead())
+
+    def _look_ahead(self) -> bool:
+        """Have somebody look while the last look still counts, so that no reader ever waits."""
+        # Asked for once; who looks says when it is due again.
+        self._calm_until = _FOREVER
+        self.ahead()
+        return True
 
     def mark(self, sid_hash: bytes) -> int | None:
         """See ``Channel.mark``. None too while writers may still go by the file before this one."""
@@ -84,7 +99,7 @@ class StampFile:
 
     def due(self) -> bool:
         """Whether it is time to look again."""
-        return time.monotonic() - self._looked >= LOOK_SECONDS
+        return time.monotonic() - self._looked >= AHEAD_SECONDS
 
     @property
     def missing(self) -> bool:
@@ -121,6 +136,7 @@ class StampFile:
                 self._hold_back()
             self._counts = self._wait() <= 0
             self._until = looked + LOOK_SECONDS if self._counts else _NEVER
+            self._calm_until = looked + AHEAD_SECONDS if self._counts else _NEVER
             self._looked = looked
 
     def _hold_back(self) -> None:

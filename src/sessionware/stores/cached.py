@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -12,7 +14,7 @@ import anyio.to_thread
 from .. import clock
 from ..cache import Entry, RowCache
 from ..codecs import Codec, JSONCodec
-from ..coherence import Channel, channel_for
+from ..coherence import Channel, StampChannel, channel_for
 from ..encryption import Cipher
 from ..errors import StoreUnavailable
 from ..flows import Call, Flow, T, twins
@@ -58,6 +60,8 @@ class CachedStore(KeyedStore):
         self.channel = channel_for(coherence, store, listen_url)
         self._timeout = store_timeout
         self.runner = runner_for(store, store_timeout)
+        if isinstance(self.channel, StampChannel):
+            self.channel.stamps.ahead = partial(_look_ahead, weakref.ref(self))
         # Called with the hashes of what this process has changed; None: of any row.
         self.listeners: list[Callable[[tuple[bytes, ...] | None], None]] = []
 
@@ -396,3 +400,9 @@ def _kept(old: Row, new: Row, sid_hash: bytes) -> Row:
     if new.sid_hash == sid_hash and new.created_at == old.created_at:
         return new
     return new._replace(sid_hash=sid_hash, created_at=old.created_at)
+
+
+def _look_ahead(store: weakref.ref[CachedStore]) -> None:
+    alive = store()
+    if alive is not None:
+        alive.runner.background(alive.look_after_flow())
