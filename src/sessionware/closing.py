@@ -14,7 +14,7 @@ from .flows import Flow, T
 from .lifetimes import DEFAULT_EXPIRY
 from .plans import Nothing, Touch
 from .rows import Lost, RowMaker, Verdict, started
-from .session import Session
+from .session import INTENTS, TRACES, Session
 from .states import CookieDue, SessionState, state_of
 from .tokens import Tokens
 
@@ -107,8 +107,8 @@ class Closings:
 
     async def acommit(self, session: Session, decided: Decided) -> None:
         """Carry out what ``decide`` has decided."""
-        state = state_of(session)
-        work = state.fork()
+        state: Any = session.tie
+        work: SessionState = state.fork()
         intents = session.take_intents()
         try:
             verdict = await self._acommit(self.committer.commit(work, decided.plan, decided.change))
@@ -122,22 +122,26 @@ class Closings:
     def _adopt(
         self, session: Session, work: SessionState, decided: Decided, verdict: Verdict
     ) -> None:
-        state = state_of(session)
+        state: Any = session.tie
         state.adopt(work)
         if isinstance(verdict, Lost):
             if not isinstance(decided.plan, Touch):
                 # What was dropped differs from what is stored, and that is no late change.
                 state.sent = None
-        elif self.endings.show_merged(state, session, decided):
+        elif state.payload is not decided.payload and self.endings.show_merged(
+            state, session, decided
+        ):
             # Else a save later on would take what others have stored for deleted by this request.
             state.sent = self.endings.stored(state)
 
-    def decide(self, session: Session, *, failed: bool = False) -> Decided | None:
+    def decide(
+        self, session: Session, *, failed: bool = False, looked: bool = False
+    ) -> Decided | None:
         """What is to be committed as the response begins; None for most requests, which only
-        read.
+        read. ``looked`` says that this one does more, by ``is_only_read``.
         """
         state = state_of(session)
-        simple = not (failed or self._renews or state.pending or state.failure)
+        simple = not (looked or failed or self._renews or state.pending or state.failure)
         if simple and self.endings.is_as_loaded(state, session):
             state.sent = state.loaded
             return None
@@ -160,7 +164,9 @@ class Closings:
         state: Any = session.tie
         if self._renews or state.pending or state.failure or state.cookie is not _NO_COOKIE:
             return False
-        if (session.accessed or session.ended) and not self.endings.is_as_loaded(state, session):
+        if (session.accessed or session.ended) and not (
+            INTENTS.isdisjoint(session.__dict__) and self.endings.is_as_loaded(state, session)
+        ):
             return False
         state.sent = state.loaded
         state.started = True
@@ -174,10 +180,10 @@ class Closings:
 
     def closing(self, session: Session) -> Closing:
         """What the response has to carry, now that all is committed."""
-        state = state_of(session)
+        state: Any = session.tie
         state.started = True
         cookie = state.cookie
-        if cookie is CookieDue.NOTHING:
+        if cookie is _NO_COOKIE:
             return _READ if session.accessed else _UNTOUCHED
         state.cookie = CookieDue.NOTHING
         if cookie is CookieDue.SET:
@@ -221,7 +227,7 @@ class Closings:
         """At the end of a request: raise ``ResponseAlreadyStarted`` if a change missed the
         response.
         """
-        if not session.exposed:
+        if TRACES.isdisjoint(session.__dict__):
             return
         state = state_of(session)
         if state.sent is None or state.failure is not None:
