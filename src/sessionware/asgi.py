@@ -226,7 +226,8 @@ class _Exchange:
         set_cookie = None
         if closing.cookie is not _NO_COOKIE:
             set_cookie = manager.set_cookie(closing)
-            manager.note_scheme(self._scope.get("scheme", "http"))
+            if manager.settings.https_only:
+                manager.note_scheme(self._scope.get("scheme", "http"))
         if closing.vary:
             headers = message.get("headers", ())
             message["headers"] = (

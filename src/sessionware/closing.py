@@ -12,7 +12,7 @@ from .errors import ResponseAlreadyStarted, StoreUnavailable
 from .events import EventSink
 from .flows import Flow, T
 from .lifetimes import DEFAULT_EXPIRY
-from .plans import Nothing, Touch
+from .plans import NOTHING, Touch
 from .rows import Lost, RowMaker, Verdict, started
 from .session import INTENTS, TRACES, Session
 from .states import CookieDue, SessionState, state_of
@@ -38,6 +38,7 @@ class Closing(NamedTuple):
 
 _NO_COOKIE = CookieDue.NOTHING
 _READ = Closing(CookieDue.NOTHING, vary=True)
+_EXPIRED = Closing(CookieDue.EXPIRE, vary=True)
 _UNTOUCHED = Closing(CookieDue.NOTHING, vary=False)
 
 
@@ -140,7 +141,7 @@ class Closings:
         """What is to be committed as the response begins; None for most requests, which only
         read. ``looked`` says that this one does more, by ``is_only_read``.
         """
-        state = state_of(session)
+        state: Any = session.tie
         simple = not (looked or failed or self._renews or state.pending or state.failure)
         if simple and self.endings.is_as_loaded(state, session):
             state.sent = state.loaded
@@ -150,9 +151,14 @@ class Closings:
         if state.pending is not None or state.failure is not None:
             return None
         decided = self.endings.decide(state, session, clock.now(), failed=failed)
-        # What a failed request changed is discarded, and nobody misses it.
-        state.sent = None if failed else self._sent(state, session, decided)
-        if isinstance(decided.plan, Nothing):
+        if failed:
+            # What a failed request changed is discarded, and nobody misses it.
+            state.sent = None
+        elif decided.payload is not None and not self.endings.custom:
+            state.sent = (decided.payload, decided.rich)
+        else:
+            state.sent = self._sent(state, session, decided)
+        if decided.plan is NOTHING:
             session.forget_intents()
             return None
         return decided
@@ -188,11 +194,11 @@ class Closings:
         state.cookie = CookieDue.NOTHING
         if cookie is CookieDue.SET:
             return self.reissued(session)
-        return Closing(cookie, vary=True)
+        return _EXPIRED
 
     def reissued(self, session: Session) -> Closing:
         """The cookie of a stored session once more, as long as that lives from now on."""
-        state = state_of(session)
+        state: Any = session.tie
         row, header = state.row, state.header
         if state.id is None or row is None or header is None:
             return _READ if session.accessed else _UNTOUCHED

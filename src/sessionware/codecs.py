@@ -231,7 +231,7 @@ class JSONCodec:
 
     def encode(self, data: Mapping[Any, Any]) -> tuple[bytes, bool]:
         """The payload and whether tags are in it; raises ``SerializationError`` with the path."""
-        return self._encode(_snapshot(data), self._max_depth)
+        return self._encode(data if type(data) is dict else _snapshot(data), self._max_depth)
 
     def reencode(
         self, data: dict[Any, Any], before: Mapping[Any, Any], payload: bytes
@@ -243,20 +243,22 @@ class JSONCodec:
         Who got hold of what else is in the data is expected not to have changed it in its types
         alone.
         """
-        restored: dict[Any, Any] = {}
-        restored.update(dict.items(data))
+        assigned: list[Any] = []
         try:
-            now = [restored[key] for key in before]
+            # Once and for all: another thread may assign something meanwhile.
+            now = dict(dict.items(data))
+            restored = now.copy()
             for key, value in before.items():
                 if type(key) is not str:
                     return None
+                assigned.append(now[key])
                 if value is ABSENT:
                     del restored[key]
                 else:
                     restored[key] = value
-            if to_json(restored) != payload or not _plain(now, self._max_depth):
+            if to_json(restored) != payload or not _plain(assigned, self._max_depth):
                 return None
-            return to_json(data)
+            return to_json(now)
         except Exception:
             return None
 

@@ -58,7 +58,7 @@ class Endings:
         self._record_client = record_client
         # Whether a request that changes nothing ever has to write.
         self._touches = rows.lifetimes.rolling or rows.lifetimes.idle is not None
-        self._custom = rows.codec.custom
+        self.custom = rows.codec.custom
 
     def decide(
         self, state: SessionState, session: Session, now: int, *, failed: bool = False
@@ -67,7 +67,7 @@ class Endings:
 
         Raises ``SerializationError`` and ``SessionTooLarge``; then nothing has happened.
         """
-        if not session.accessed or failed:
+        if failed or not session.accessed:
             return self._untouched(state, session, now, failed)
         return self.straight(state, session, now) or self.general(state, session, now)
 
@@ -168,7 +168,7 @@ class Endings:
         if loaded is None or not session.accessed:
             return loaded is not None
         exposed = session.exposed or session.given
-        if not (state.rich or self._custom) and (loaded == UNTOLD or not exposed):
+        if not (state.rich or self.custom) and (loaded == UNTOLD or not exposed):
             # As JSON it is the same, but for types that are written alike, as a list and a tuple
             # are. Where it is not exposed, nobody who could have changed one for the other got
             # hold of it.
@@ -198,7 +198,7 @@ class Endings:
         if state.sent == state.loaded:
             if state.row is None:
                 return not dict.__len__(session)
-            if not (state.rich or self._custom):
+            if not (state.rich or self.custom):
                 # What is equal as JSON is equal, but for a type that nobody changes that late.
                 try:
                     if to_json(session) == state.payload:

@@ -66,6 +66,8 @@ class SessionLink(Protocol):
     def created_at(self) -> int | None: ...
     @property
     def authenticated_at(self) -> int | None: ...
+    @property
+    def is_folded(self) -> bool: ...
     def seconds_since_login(self) -> float | None: ...
     def touched(self, session: Session) -> None: ...
     def save(self, session: Session) -> None: ...
@@ -216,7 +218,8 @@ class Session(dict[Any, Any]):
 
     def mark_modified(self) -> None:
         """Note that the session was changed. Nested changes are found without this."""
-        self.mark_accessed()
+        if self.unready or not self.accessed:
+            self.mark_accessed()
         self.modified = True
 
     def mark_exposed(self) -> None:
@@ -273,6 +276,9 @@ class Session(dict[Any, Any]):
 
     def __repr__(self) -> str:
         """Only the keys' number: session data does not belong into logs."""
+        if self.unready and self.tie is not None and self.tie.is_folded:
+            # Nothing is missing but to decode it.
+            self.mark_accessed()
         if dict.__contains__(self, UNLOADED):
             return f"<{type(self).__name__}, not loaded yet>"
         self.accessed = True
@@ -363,7 +369,11 @@ class Session(dict[Any, Any]):
         return super().setdefault(key, default)
 
     def _note_changes(self, changes: dict[Any, Any]) -> None:
-        self.before = {**{key: _get(self, key, ABSENT) for key in changes}, **self.before}
+        if dict.__len__(self):
+            before = {key: _get(self, key, ABSENT) for key in changes}
+        else:
+            before = dict.fromkeys(changes, ABSENT)
+        self.before = {**before, **self.before}
         self.written = self.written.union(changes)
         if not _SCALARS.issuperset(map(type, changes.values())):
             self.given = True

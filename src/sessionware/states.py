@@ -136,6 +136,11 @@ class SessionState:
     def authenticated_at(self) -> int | None:
         return None if self.row is None else self.row.authenticated_at
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether it is loaded but for the decoding."""
+        return self.folded is not None
+
     def seconds_since_login(self) -> float | None:
         at = self.authenticated_at
         return None if at is None else (clock.now() - at) / 1000
