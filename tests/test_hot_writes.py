@@ -23,10 +23,10 @@ anyio_backend, blockbuster = test_hot_path.anyio_backend, test_hot_path.blockbus
 managers = test_hot_path.managers
 
 CALLS = {
-    "write": 157,
-    "nested": 156,
-    "login": 156,
-    "rotation": 215,
+    "write": 115,
+    "nested": 133,
+    "login": 122,
+    "rotation": 189,
 }
 
 

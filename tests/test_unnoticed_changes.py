@@ -10,6 +10,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from sessionware import Session
+from sessionware import Session, clock
+from sessionware.codecs import UNTOLD
+from sessionware.errors import ResponseAlreadyStarted
 from sessionware.states import SessionState, state_of
+from sessionware.stores.protocol import Row
+from sessionware.tokens import hash_id
 from tests.apps import Managers
 
 MANAGER = Managers()(store="sqlite://", coherence="bounded")
@@ -38,19 +43,37 @@ KEYS = st.sampled_from("abcd")
 CONTENT = st.dictionaries(KEYS, VALUES, min_size=1, max_size=4)
 
 
-def loaded(content: dict[str, Any]) -> tuple[Session, SessionState]:
-    """A session as a warm request has it: stored, cached, decoded before."""
+def loaded(
+    content: dict[str, Any], *, told: bool = False, folded: bool = True
+) -> tuple[Session, SessionState]:
+    """A session as a warm request has it: stored and cached. ``told``: a request before has made
+    its snapshot.
+    """
     session = MANAGER.open(None)
     session.update(copy.deepcopy(content))
     (_, _, (_, cookie)) = MANAGER.close(session)
     presented = MANAGER.identify(MANAGER.cookies.values([cookie.partition(";")[0].encode()]))
-    # Decoded once, for the next one to be left undecoded.
-    MANAGER.load_now(presented)
-    found = MANAGER.load_now(presented, folded=True)
+    if told:
+        before = MANAGER.load_now(presented)
+        assert before is not None
+        before.items()
+        assert MANAGER.is_only_read(before)
+    found = MANAGER.load_now(presented, folded=folded)
     assert found is not None
     state = state_of(found)
-    assert state.folded is not None
+    assert (state.loaded != UNTOLD) is told
+    assert (state.folded is not None) is folded
     return found, state
+
+
+def stored(state: SessionState) -> dict[Any, Any]:
+    """What the next request finds in the store; nothing in what is no session any more."""
+    assert state.id is not None
+    row = MANAGER.store.load(hash_id(state.id), clock.now())
+    if not isinstance(row, Row):
+        return {}
+    record = MANAGER.rows.records.read(row.data, sid_hash=row.sid_hash)
+    return MANAGER.codec.decode(record.payload, record.rich)
 
 
 def containers(value: Any) -> list[Any]:
@@ -95,7 +118,7 @@ READS: dict[str, Callable[[Session, str], Any]] = {
     "match": lambda session, key: matched(session),
     "setdefault": lambda session, key: session.setdefault(key, []),
     "pickle": lambda session, key: pickle.loads(pickle.dumps(session)),
-    "json": lambda session, key: json.loads(json.dumps(session)),
+    "json": lambda session, key: json.loads(json.dumps(session, default=str)),
     "len, bool, in": lambda session, key: (len(session), bool(session), key in session),
     "==": lambda session, key: session == {key: Keeper()},
 }
@@ -159,12 +182,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=1_000, deadline=None)
-@given(content=CONTENT, steps=st.lists(STEPS, min_size=1, max_size=8))
-def test_what_looks_untouched_is_untouched(
-    content: dict[str, Any], steps: list[tuple[str, Any, Any]]
-) -> None:
-    session, state = loaded(content)
+def carry_out(session: Session, steps: list[tuple[str, Any, Any]]) -> None:
     HELD.clear()
     for kind, one, other in steps:
         if kind == "read":
@@ -172,12 +190,26 @@ def test_what_looks_untouched_is_untouched(
         elif kind == "set":
             session[one] = other
             HELD.append(other)
+        elif kind == "update":
+            session.update(one)
+            HELD.append(one)
+        elif kind == "delete":
+            session.pop(one, None)
         elif kind == "mark":
             session.mark_accessed()
         else:
             changeable = [each for held in HELD for each in containers(held)]
             if changeable:
                 alter(changeable[one % len(changeable)], other)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(content=CONTENT, steps=st.lists(STEPS, min_size=1, max_size=8), told=st.booleans())
+def test_what_looks_untouched_is_untouched(
+    content: dict[str, Any], steps: list[tuple[str, Any, Any]], told: bool
+) -> None:
+    session, state = loaded(content, told=told)
+    carry_out(session, steps)
 
     before = session.accessed
     untouched = MANAGER.endings.is_as_loaded(state, session)
@@ -186,12 +218,153 @@ def test_what_looks_untouched_is_untouched(
     assert not untouched or not session.has_intents
 
 
-@settings(max_examples=300, deadline=None)
-@given(content=CONTENT, ways=st.lists(st.tuples(st.sampled_from(sorted(READS)), KEYS), max_size=5))
-def test_what_was_only_read_looks_untouched(
-    content: dict[str, Any], ways: list[tuple[str, str]]
+WRITING_STEPS = st.one_of(
+    STEPS,
+    st.tuples(st.just("set"), KEYS, SCALARS),
+    st.tuples(st.just("update"), CONTENT, st.none()),
+    st.tuples(st.just("delete"), KEYS, st.none()),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    content=CONTENT,
+    steps=st.lists(WRITING_STEPS, min_size=1, max_size=6),
+    more=st.lists(WRITING_STEPS, max_size=4),
+    told=st.booleans(),
+    folded=st.booleans(),
+)
+def test_what_a_request_leaves_is_stored_to_the_last_type(
+    content: dict[str, Any],
+    steps: list[tuple[str, Any, Any]],
+    more: list[tuple[str, Any, Any]],
+    told: bool,
+    folded: bool,
 ) -> None:
-    session, state = loaded(content)
+    session, state = loaded(content, told=told, folded=folded)
+    carry_out(session, steps)
+    session.mark_accessed()
+    if more:
+        # What is held over a save in the middle is still held.
+        session.save()
+        held = HELD[:]
+        for step in more:
+            carry_out(session, [step]) if step[0] != "alter" else alter_one(held, step)
+    mine = copy.deepcopy(dict(dict.items(session)))
+    if state.id is None:
+        return
+    session_id = state.id
+    MANAGER.close(session)
+    state.id = session_id
+    assert ordered(stored(state)) == ordered(mine)
+
+
+def alter_one(held: list[Any], step: tuple[str, Any, Any]) -> None:
+    changeable = [each for one in held for each in containers(one)]
+    if changeable:
+        alter(changeable[step[1] % len(changeable)], step[2])
+
+
+def ordered(content: dict[Any, Any]) -> str:
+    """To the last type; the order of the session's own keys is nobody's business."""
+    return repr(sorted(content.items()))
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    content=st.one_of(st.just({}), CONTENT),
+    steps=st.lists(WRITING_STEPS, min_size=1, max_size=5),
+    user=st.sampled_from([None, "alice", 7]),
+    switch=st.sampled_from([None, "alice", "bob"]),
+    act=st.sampled_from([None, "rotate", "clear", "expiry", "invalidate"]),
+)
+def test_the_straight_way_decides_what_the_general_one_decides(
+    content: dict[str, Any],
+    steps: list[tuple[str, Any, Any]],
+    user: Any,
+    switch: Any,
+    act: str | None,
+) -> None:
+    if user is not None:
+        content = {**content, "user_id": user}
+    session = loaded(content)[0] if content else MANAGER.open(None)
+    state = state_of(session)
+    carry_out(session, steps)
+    if switch is not None:
+        session["user_id"] = switch
+    if act == "expiry":
+        session.set_expiry(60)
+    elif act is not None:
+        getattr(session, act)()
+    session.mark_accessed()
+    now = clock.now()
+    endings = MANAGER.endings
+
+    straight = endings.straight(state, session, now)
+    if straight is None:
+        return
+    general = endings.general(state, session, now)
+    assert straight.change is not None
+    assert general.change is not None
+    assert straight == replace(general, change=replace(general.change, nonce=straight.change.nonce))
+
+
+@pytest.mark.parametrize("user", [None, "alice"])
+def test_the_commonest_requests_go_the_straight_way(user: str | None) -> None:
+    own = {} if user is None else {"user_id": user}
+    session, state = loaded({"a": [1], "n": 1, **own})
+    session["n"] = session["n"] + 1
+    session["new"] = ["of", {"our": "own"}]
+    assert MANAGER.endings.straight(state, session, clock.now()) is not None
+    fresh = MANAGER.open(None)
+    fresh.update({"a": [1], **own})
+    assert MANAGER.endings.straight(state_of(fresh), fresh, clock.now()) is not None
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    content=CONTENT,
+    steps=st.lists(WRITING_STEPS, min_size=1, max_size=5),
+    late=st.lists(WRITING_STEPS, min_size=1, max_size=3),
+)
+def test_a_change_after_the_response_of_a_writing_request_is_late(
+    content: dict[str, Any],
+    steps: list[tuple[str, Any, Any]],
+    late: list[tuple[str, Any, Any]],
+) -> None:
+    session, _ = loaded(content)
+    carry_out(session, steps)
+    held = HELD[:]
+    MANAGER.close(session)
+    session.mark_accessed()
+    before = copy.deepcopy(dict(dict.items(session)))
+    for step in late:
+        carry_out(session, [step]) if step[0] != "alter" else alter_one(held, step)
+        held += HELD
+    changed = ordered(before) != ordered(dict(dict.items(session)))
+    try:
+        MANAGER.check_late_change(session)
+    except ResponseAlreadyStarted:
+        assert changed or session.has_intents or list(before) != list(dict.keys(session))
+    else:
+        assert not changed or as_json(before) == as_json(dict(dict.items(session)))
+
+
+def as_json(content: dict[Any, Any]) -> Any:
+    """What is the same as JSON, and was not assigned, is taken for the same that late."""
+    return json.loads(json.dumps(content, default=repr))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    content=CONTENT,
+    ways=st.lists(st.tuples(st.sampled_from(sorted(READS)), KEYS), max_size=5),
+    told=st.booleans(),
+)
+def test_what_was_only_read_looks_untouched(
+    content: dict[str, Any], ways: list[tuple[str, str]], told: bool
+) -> None:
+    session, state = loaded(content, told=told)
     for way, key in ways:
         if way != "setdefault" or key in content:
             READS[way](session, key)
@@ -199,12 +372,19 @@ def test_what_was_only_read_looks_untouched(
 
 
 @settings(max_examples=300, deadline=None)
-@given(content=CONTENT, way=st.sampled_from(sorted(READS)), key=KEYS, where=st.integers(0, 50))
+@given(
+    content=CONTENT,
+    way=st.sampled_from(sorted(READS)),
+    key=KEYS,
+    where=st.integers(0, 50),
+    told=st.booleans(),
+)
 def test_a_change_after_the_response_has_begun_is_seen(
-    content: dict[str, Any], way: str, key: str, where: int
+    content: dict[str, Any], way: str, key: str, where: int, told: bool
 ) -> None:
-    session, state = loaded(content)
+    session, state = loaded(content, told=told)
     HELD.clear()
+    session.mark_accessed()
     HELD.append(READS[way](session, key) if way != "setdefault" or key in content else None)
     if not MANAGER.is_only_read(session):
         return

@@ -24,7 +24,7 @@ from .events import logger
 from .folding import announces_use
 from .headers import add_vary_cookie, sets_cookie, with_session
 from .manager import SessionManager
-from .session import NoSession, Session
+from .session import TRACES, NoSession, Session
 from .states import CookieDue, SessionState
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 _NOBODY = (None, None)
+_NO_COOKIE = CookieDue.NOTHING
 _WITH_SESSION = frozenset({"http", "websocket"})
 _BEGINNINGS = frozenset(
     {
@@ -119,7 +120,7 @@ class SessionMiddleware:
             if not await exchange.answers(error):
                 raise
         else:
-            if session.exposed and exchange.started:
+            if exchange.started and not TRACES.isdisjoint(session.__dict__):
                 manager.check_late_change(session)
         finally:
             if kind == "websocket":
@@ -171,8 +172,9 @@ class _Exchange:
             kind == "http.response.start"
             and message["status"] < 500
             and self._scope.get("session") is session
-            and self._manager.is_only_read(session)
         ):
+            if not self._manager.is_only_read(session):
+                return self._begin(message, failed=False, looked=True)
             self.started = True
             if session.accessed:
                 message["headers"] = add_vary_cookie(message.get("headers", ()))
@@ -180,9 +182,10 @@ class _Exchange:
         return self._first(kind, message)
 
     async def _first(self, kind: str, message: Message) -> None:
-        """What commits something, or needs a closer look."""
+        """What needs a closer look."""
         if kind == "websocket.close":
             await self._begin_without_headers(message)
+            await self._send(message)
         elif kind == "websocket.accept":
             await self._begin(message, failed=False)
         else:
@@ -192,7 +195,6 @@ class _Exchange:
                 await self._unavailable()
                 return
             await self._begin(message, failed=status >= 500)
-        await self._send(message)
 
     async def answers(self, error: Exception) -> bool:
         """The application has failed: whether a 503 takes the place of its response."""
@@ -207,25 +209,33 @@ class _Exchange:
         await self._unavailable()
         return True
 
-    async def _begin(self, message: Message, *, failed: bool) -> None:
-        self._take_replacement(message)
-        manager = self._manager
-        decided = manager.decide(self._session, failed=failed)
+    async def _begin(self, message: Message, *, failed: bool, looked: bool = False) -> None:
+        """Commit, then let the message go. ``looked``: see ``decide``."""
+        manager, session = self._manager, self._session
+        if not looked:
+            self._take_replacement(message)
+        decided = manager.decide(session, failed=failed, looked=looked)
         if decided is not None:
             try:
-                await manager.acommit(self._session, decided)
+                await manager.acommit(session, decided)
             except StoreUnavailable:
                 self._store_failed = True
                 raise
-        closing = manager.closing(self._session)
+        closing = manager.closing(session)
         self.started = True
         set_cookie = None
-        if closing.cookie is not CookieDue.NOTHING:
+        if closing.cookie is not _NO_COOKIE:
             set_cookie = manager.set_cookie(closing)
-            manager.note_scheme(self._scope.get("scheme", "http"))
+            if manager.settings.https_only:
+                manager.note_scheme(self._scope.get("scheme", "http"))
         if closing.vary:
             headers = message.get("headers", ())
-            message["headers"] = with_session(headers, set_cookie, self._manager.cookies.name)
+            message["headers"] = (
+                add_vary_cookie(headers)
+                if set_cookie is None
+                else with_session(headers, set_cookie, manager.cookies.name)
+            )
+        await self._send(message)
 
     async def _begin_without_headers(self, message: Message) -> None:
         """A refused handshake: what is stored can be changed, but no cookie reaches the browser."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from cachetools import LRUCache
 
 from .clock import boot_clock
+from .codecs import UNTOLD
 from .stores.protocol import Retired, Row
 
 # What an entry costs beside its data, texts and numbers of 64 bits: the row's tuple and numbers,
@@ -31,15 +32,17 @@ class Entry:
     """A cached row, its end, and the mark with which it was read; see ``coherence.slots``.
 
     ``snapshot`` is that of the row's content, once somebody has decoded it; see ``codecs``.
+    ``UNTOLD`` is that of a record which this process has written: nobody need look whether it is
+    sound. None says that nothing is known of it.
     """
 
     __slots__ = ("mark", "row", "snapshot", "until")
 
-    def __init__(self, row: Row, until: float, mark: int | None) -> None:
+    def __init__(self, row: Row, until: float, mark: int | None, snapshot: int | None) -> None:
         self.row = row
         self.until = until
         self.mark = mark
-        self.snapshot: int | None = None
+        self.snapshot = snapshot
 
 
 class _Tombstone(NamedTuple):
@@ -51,7 +54,7 @@ def _size(entry: Entry) -> int:
     row = entry.row
     size = len(row.data) + ENTRY_OVERHEAD
     for number in (row.authenticated_at, entry.mark, entry.snapshot):
-        if number is not None:
+        if number is not None and number != UNTOLD:
             size += _NUMBER
     for text in (row.user_id, row.ip, row.user_agent):
         if text is not None:
@@ -149,7 +152,7 @@ class RowCache:
         with self._lock:
             current = self._generations[_stripe(key)] == token
             self._generations[_stripe(key)] += 1
-            if not (current and self._put(key, row, mark)):
+            if not (current and self._put(key, row, mark, UNTOLD)):
                 self._evict(key)
 
     def confirm(self, key: bytes, entry: Entry, mark: int | None) -> None:
@@ -162,7 +165,7 @@ class RowCache:
                 entry.mark = mark
                 self._size += _size(entry)
 
-    def describe(self, key: bytes, entry: Entry, snapshot: int) -> None:
+    def describe(self, key: bytes, entry: Entry, snapshot: int | None) -> None:
         """Remember the snapshot of an entry's content, unless it was replaced meanwhile."""
         with self._lock:
             if self._entries.get(key) is entry:
@@ -251,12 +254,12 @@ class RowCache:
 
     # Under the lock.
 
-    def _put(self, key: bytes, row: Row, mark: int | None) -> bool:
+    def _put(self, key: bytes, row: Row, mark: int | None, snapshot: int | None = None) -> bool:
         if not self.enabled or row.id in self._ended:
             return False
         # Before the new one: its key is the old row's, and would stay.
         self._evict(key)
-        entry = Entry(_lean(row), self._end(), mark)
+        entry = Entry(_lean(row), self._end(), mark, snapshot)
         size = _size(entry)
         if size > self._room:
             return False

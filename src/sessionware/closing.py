@@ -12,9 +12,9 @@ from .errors import ResponseAlreadyStarted, StoreUnavailable
 from .events import EventSink
 from .flows import Flow, T
 from .lifetimes import DEFAULT_EXPIRY
-from .plans import Nothing, Touch
+from .plans import NOTHING, Touch
 from .rows import Lost, RowMaker, Verdict, started
-from .session import Session
+from .session import INTENTS, TRACES, Session
 from .states import CookieDue, SessionState, state_of
 from .tokens import Tokens
 
@@ -38,6 +38,7 @@ class Closing(NamedTuple):
 
 _NO_COOKIE = CookieDue.NOTHING
 _READ = Closing(CookieDue.NOTHING, vary=True)
+_EXPIRED = Closing(CookieDue.EXPIRE, vary=True)
 _UNTOUCHED = Closing(CookieDue.NOTHING, vary=False)
 
 
@@ -107,8 +108,8 @@ class Closings:
 
     async def acommit(self, session: Session, decided: Decided) -> None:
         """Carry out what ``decide`` has decided."""
-        state = state_of(session)
-        work = state.fork()
+        state: Any = session.tie
+        work: SessionState = state.fork()
         intents = session.take_intents()
         try:
             verdict = await self._acommit(self.committer.commit(work, decided.plan, decided.change))
@@ -122,22 +123,26 @@ class Closings:
     def _adopt(
         self, session: Session, work: SessionState, decided: Decided, verdict: Verdict
     ) -> None:
-        state = state_of(session)
+        state: Any = session.tie
         state.adopt(work)
         if isinstance(verdict, Lost):
             if not isinstance(decided.plan, Touch):
                 # What was dropped differs from what is stored, and that is no late change.
                 state.sent = None
-        elif self.endings.show_merged(state, session, decided):
+        elif state.payload is not decided.payload and self.endings.show_merged(
+            state, session, decided
+        ):
             # Else a save later on would take what others have stored for deleted by this request.
             state.sent = self.endings.stored(state)
 
-    def decide(self, session: Session, *, failed: bool = False) -> Decided | None:
+    def decide(
+        self, session: Session, *, failed: bool = False, looked: bool = False
+    ) -> Decided | None:
         """What is to be committed as the response begins; None for most requests, which only
-        read.
+        read. ``looked`` says that this one does more, by ``is_only_read``.
         """
-        state = state_of(session)
-        simple = not (failed or state.pending or state.failure)
+        state: Any = session.tie
+        simple = not (looked or failed or state.pending or state.failure)
         if simple and self.endings.is_as_loaded(state, session) and not self._is_touch_due(state):
             state.sent = state.loaded
             return None
@@ -146,9 +151,14 @@ class Closings:
         if state.pending is not None or state.failure is not None:
             return None
         decided = self.endings.decide(state, session, clock.now(), failed=failed)
-        # What a failed request changed is discarded, and nobody misses it.
-        state.sent = None if failed else self._sent(state, session, decided)
-        if isinstance(decided.plan, Nothing):
+        if failed:
+            # What a failed request changed is discarded, and nobody misses it.
+            state.sent = None
+        elif decided.payload is not None and not self.endings.custom:
+            state.sent = (decided.payload, decided.rich)
+        else:
+            state.sent = self._sent(state, session, decided)
+        if decided.plan is NOTHING:
             session.forget_intents()
             return None
         return decided
@@ -162,7 +172,9 @@ class Closings:
             return False
         if self._renews and self._is_touch_due(state):
             return False
-        if (session.accessed or session.ended) and not self.endings.is_as_loaded(state, session):
+        if (session.accessed or session.ended) and not (
+            INTENTS.isdisjoint(session.__dict__) and self.endings.is_as_loaded(state, session)
+        ):
             return False
         state.sent = state.loaded
         state.started = True
@@ -181,19 +193,19 @@ class Closings:
 
     def closing(self, session: Session) -> Closing:
         """What the response has to carry, now that all is committed."""
-        state = state_of(session)
+        state: Any = session.tie
         state.started = True
         cookie = state.cookie
-        if cookie is CookieDue.NOTHING:
+        if cookie is _NO_COOKIE:
             return _READ if session.accessed else _UNTOUCHED
         state.cookie = CookieDue.NOTHING
         if cookie is CookieDue.SET:
             return self.reissued(session)
-        return Closing(cookie, vary=True)
+        return _EXPIRED
 
     def reissued(self, session: Session) -> Closing:
         """The cookie of a stored session once more, as long as that lives from now on."""
-        state = state_of(session)
+        state: Any = session.tie
         row, header = state.row, state.header
         if state.id is None or row is None or header is None:
             return _READ if session.accessed else _UNTOUCHED
@@ -228,7 +240,7 @@ class Closings:
         """At the end of a request: raise ``ResponseAlreadyStarted`` if a change missed the
         response.
         """
-        if not session.exposed:
+        if TRACES.isdisjoint(session.__dict__):
             return
         state = state_of(session)
         if state.sent is None or state.failure is not None:

@@ -32,6 +32,10 @@ from_json: Final = msgspec.json.Decoder().decode
 # Each level takes up to five Python frames, of the 1,000 that are shared with the application.
 _DEEPEST: Final = 64
 _SIXTY_BITS: Final = (1 << 60) - 1
+UNTOLD: Final = -1
+"""In place of a snapshot that nobody has made yet: it follows from the payload."""
+ABSENT: Final[Any] = object()
+"""In place of the value of a key that was not there."""
 
 
 class Codec(Protocol):
@@ -42,6 +46,9 @@ class Codec(Protocol):
     def encode(self, data: Mapping[Any, Any]) -> tuple[bytes, bool]: ...
     def decode(self, payload: bytes, rich: bool) -> dict[Any, Any]: ...
     def fingerprint(self, value: Any) -> bytes: ...
+    def reencode(
+        self, data: dict[Any, Any], before: Mapping[Any, Any], payload: bytes
+    ) -> bytes | None: ...
 
 
 def _plain(values: Iterable[Any], room: int) -> bool:
@@ -224,7 +231,36 @@ class JSONCodec:
 
     def encode(self, data: Mapping[Any, Any]) -> tuple[bytes, bool]:
         """The payload and whether tags are in it; raises ``SerializationError`` with the path."""
-        return self._encode(_snapshot(data), self._max_depth)
+        return self._encode(data if type(data) is dict else _snapshot(data), self._max_depth)
+
+    def reencode(
+        self, data: dict[Any, Any], before: Mapping[Any, Any], payload: bytes
+    ) -> bytes | None:
+        """As ``encode``, of plain data that differs from what was decoded from a plain payload at
+        most in the values of some keys: ``before`` has what stood there, or ``ABSENT``. None where
+        that is not so, or can't be told at a glance.
+
+        Who got hold of what else is in the data is expected not to have changed it in its types
+        alone.
+        """
+        assigned: list[Any] = []
+        try:
+            # Once and for all: another thread may assign something meanwhile.
+            now = dict(dict.items(data))
+            restored = now.copy()
+            for key, value in before.items():
+                if type(key) is not str:
+                    return None
+                assigned.append(now[key])
+                if value is ABSENT:
+                    del restored[key]
+                else:
+                    restored[key] = value
+            if to_json(restored) != payload or not _plain(assigned, self._max_depth):
+                return None
+            return to_json(now)
+        except Exception:
+            return None
 
     def fingerprint(self, value: Any) -> bytes:
         """Bytes that are equal for two values exactly if they are stored alike.
@@ -291,6 +327,12 @@ class CustomCodec:
                 return payload, False
             reason = f"the serializer returned {type_name(type(payload))}, not bytes"
         raise SerializationError((), reason)
+
+    def reencode(
+        self, data: dict[Any, Any], before: Mapping[Any, Any], payload: bytes
+    ) -> bytes | None:
+        """None: what a serializer writes is its own affair."""
+        return None
 
     def fingerprint(self, value: Any) -> bytes:
         """The serializer's bytes of this value alone; raises ``SerializationError``."""

@@ -9,14 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from .chance import eight_bytes
-from .codecs import snapshot
+from .codecs import UNTOLD, snapshot
 from .errors import SerializationError, SessionTooLarge
 from .lifetimes import DEFAULT_EXPIRY, as_expiry
 from .merging import Delta, diff, merge
-from .plans import NOTHING, Delete, Ending, Plan, Rotate, Touch, plan
+from .plans import INSERT, MERGED, NOTHING, Delete, Ending, Plan, Rotate, Touch, plan
 from .records import NO_OWNER
 from .rows import Change, RowMaker, owner_of
-from .session import INTENTS, Session
+from .session import INTENTS, UNUSUAL, Session
 from .states import SessionState
 from .tags import to_json
 from .users import user_of
@@ -58,7 +58,7 @@ class Endings:
         self._record_client = record_client
         # Whether a request that changes nothing ever has to write.
         self._touches = rows.lifetimes.rolling or rows.lifetimes.idle is not None
-        self._custom = rows.codec.custom
+        self.custom = rows.codec.custom
 
     def decide(
         self, state: SessionState, session: Session, now: int, *, failed: bool = False
@@ -67,8 +67,59 @@ class Endings:
 
         Raises ``SerializationError`` and ``SessionTooLarge``; then nothing has happened.
         """
-        if not session.accessed or failed:
+        if failed or not session.accessed:
             return self._untouched(state, session, now, failed)
+        return self.straight(state, session, now) or self.general(state, session, now)
+
+    def straight(self, state: SessionState, session: Session, now: int) -> Decided | None:
+        """What ``general`` decides for the commonest requests, which only assign values, by the
+        shortest way; None for all others.
+        """
+        if (
+            not (session.written and state.savable and dict.__len__(session))
+            or session.written != session.before.keys()
+            or not UNUSUAL.isdisjoint(session.__dict__)
+        ):
+            return None
+        row, rich, user_key = state.row, False, self.user_key
+        if row is None:
+            payload, rich = self._rows.encode(session)
+        else:
+            if state.rich or session.exposed or (session.given and state.loaded is None):
+                # Somebody may hold what was loaded, or what was committed since.
+                return None
+            encoded = self._rows.codec.reencode(session, session.before, state.payload)
+            if encoded is None or encoded == state.payload or len(encoded) > self._rows.max_bytes:
+                return None
+            payload = encoded
+        user = None
+        # The view, because a session's own methods take note of who asks.
+        if user_key and not dict.keys(session).isdisjoint(user_key):
+            user = user_of(session, user_key)
+        if row is not None and row.user_id != user:
+            return None
+        login = row is None and user is not None
+        change = Change(
+            eight_bytes(),
+            now,
+            payload,
+            rich,
+            False,
+            state.payload,
+            state.rich,
+            session.written,
+            False,
+            row is None,
+            user,
+            login,
+            None,
+            state.client if login and self._record_client else None,
+            not state.started,
+        )
+        return Decided(INSERT if row is None else MERGED, change, payload, rich)
+
+    def general(self, state: SessionState, session: Session, now: int) -> Decided:
+        """What to do with a session that was used and whose request has not failed."""
         content = self.content(state, session)
         exists, cleared = state.row is not None, session.cleared
         before = after = None if state.row is None else state.row.user_id
@@ -116,15 +167,29 @@ class Endings:
         loaded = state.loaded
         if loaded is None or not session.accessed:
             return loaded is not None
-        if not (session.exposed or state.rich or self._custom):
+        exposed = session.exposed or session.given
+        if not (state.rich or self.custom) and (loaded == UNTOLD or not exposed):
             # As JSON it is the same, but for types that are written alike, as a list and a tuple
-            # are. Nobody who could have changed one for the other got hold of it.
+            # are. Where it is not exposed, nobody who could have changed one for the other got
+            # hold of it.
             try:
-                if to_json(session) == state.payload:
-                    return True
+                same = to_json(session) == state.payload
             except Exception:
                 return False
-        return loaded == snapshot(session)
+            if same and not exposed:
+                return True
+            if not same and loaded == UNTOLD:
+                return False
+        return self._loaded(state) == snapshot(session)
+
+    def _loaded(self, state: SessionState) -> int | None:
+        """The snapshot of what was loaded, which is made where it is needed for the first time."""
+        if state.loaded == UNTOLD:
+            found = snapshot(self._rows.codec.decode(state.payload, state.rich))
+            state.loaded = found
+            if state.row is not None:
+                state.manager.remember(state.row, found)
+        return state.loaded
 
     def still_holds(self, state: SessionState, session: Session) -> bool:
         """Whether the session holds what it held when the response began."""
@@ -133,13 +198,15 @@ class Endings:
         if state.sent == state.loaded:
             if state.row is None:
                 return not dict.__len__(session)
-            if not (state.rich or self._custom):
+            if not (state.rich or self.custom):
                 # What is equal as JSON is equal, but for a type that nobody changes that late.
                 try:
                     if to_json(session) == state.payload:
                         return True
                 except Exception:
                     return False
+        if state.sent == UNTOLD:
+            state.sent = self._loaded(state)
         return self.snapshot(session) == state.sent
 
     def _encodes_to(self, session: Session, payload: bytes, rich: bool) -> bool:

@@ -81,9 +81,11 @@ def _encode(text: str) -> bytes:
 
 
 _VARY = (b"vary", b"Cookie")
+_NO_STORE = (b"cache-control", b"no-store")
+_CONCERNED = frozenset({b"vary", b"cache-control", b"set-cookie"})
 _ASGI_VARY = _Rule(_VARY, _vary_with_cookie, _decode, _encode)
 _WSGI_VARY = _Rule(("Vary", "Cookie"), _vary_with_cookie, str, str)
-_ASGI_CONTROL = _Rule((b"cache-control", b"no-store"), _no_store, _decode, _encode)
+_ASGI_CONTROL = _Rule(_NO_STORE, _no_store, _decode, _encode)
 _WSGI_CONTROL = _Rule(("Cache-Control", "no-store"), _no_store, str, str)
 
 
@@ -132,11 +134,18 @@ def with_session(
     A ``Set-Cookie`` of the application's for the same name makes room: one at most may be there
     (RFC 6265bis section 4.1.1).
     """
-    merged = add_vary_cookie(headers)
-    if set_cookie is not None:
-        merged = [field for field in ensure_no_store(merged) if not sets_cookie(field, name)]
-        merged.append((b"set-cookie", set_cookie.encode("latin-1")))
-    return merged
+    fields = list(headers)
+    if set_cookie is None:
+        return add_vary_cookie(fields)
+    for field in fields:
+        if field[0].lower() in _CONCERNED:
+            fields = ensure_no_store(add_vary_cookie(fields))
+            fields = [field for field in fields if not sets_cookie(field, name)]
+            break
+    else:
+        fields += (_VARY, _NO_STORE)
+    fields.append((b"set-cookie", set_cookie.encode("latin-1")))
+    return fields
 
 
 def with_session_wsgi(

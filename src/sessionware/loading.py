@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import clock
 from .cache import Entry
-from .codecs import Codec, from_json, snapshot
+from .codecs import UNTOLD, Codec, from_json, snapshot
 from .cookies import CookieReader, Kind, Presented, Recognizer, identify
 from .endings import Endings
 from .errors import CorruptRecord, StoreUnavailable
@@ -18,7 +18,7 @@ from .purging import Purger
 from .records import HEADER_BYTES, read_header
 from .rows import RowMaker
 from .session import UNLOADED, Session
-from .states import SessionState, state_of
+from .states import NOTHING_LOADED, SessionState, state_of
 from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
 from .tokens import Tokens
@@ -46,6 +46,7 @@ class Loading:
     _unfolding: threading.Lock
     # Neither encrypted nor by a serializer of the application's.
     _plain: bool
+    _custom: bool
 
     def identify(self, values: Sequence[bytes] | None, tokens: Tokens | None = None) -> Presented:
         """Which session the cookie values name; forged and ambiguous ones are reported.
@@ -118,12 +119,17 @@ class Loading:
         if entry is None:
             return None
         session = Session()
-        if folded and entry.snapshot is not None:
+        known = entry.snapshot if not self._custom else self._known(entry)
+        if known is not None:
             session.tie = state = SessionState(manager, self.empty, None, client)
-            state.id, state.loaded = presented.id, entry.snapshot
+            state.id, state.loaded = presented.id, known
             state.row = state.folded = entry.row
-            # As ``hold_back`` does.
-            dict.__setitem__(session, UNLOADED, None)
+            if folded:
+                # As ``hold_back`` does.
+                dict.__setitem__(session, UNLOADED, None)
+            else:
+                self.unfold(session, state)
+                session.unready = False
         else:
             session.tie = state = SessionState(manager, self.empty, presented, client)
             self._fill(session, state, entry.row, entry)
@@ -138,13 +144,19 @@ class Loading:
         if row is None:
             return
         data = row.data
-        if self._plain and not data[1]:
-            # Without a flag it is JSON as it stands, and was decoded before.
-            payload, rich = data[HEADER_BYTES:], False
-            content = from_json(payload)
-        else:
-            payload, rich = self.payload_of(row)
-            content = self.codec.decode(payload, rich)
+        try:
+            if self._plain and not data[1]:
+                # Without a flag it is JSON as it stands, and was decoded before or written here.
+                payload, rich = data[HEADER_BYTES:], False
+                content = from_json(payload)
+            else:
+                payload, rich = self.payload_of(row)
+                content = self.codec.decode(payload, rich)
+        except Exception:
+            # Written here, but by somebody else than a manager.
+            session_id, state.id, state.row, state.loaded = state.id, None, None, NOTHING_LOADED
+            content = self._content(state, session_id, row)
+            payload, rich = state.payload, state.rich
         with self._unfolding:
             # Another thread of the request may have been quicker, and changed it already.
             if state.folded is not None:
@@ -153,6 +165,18 @@ class Loading:
                 dict.clear(session)
                 dict.update(session, content)
                 state.folded = None
+
+    def _known(self, entry: Entry) -> int | None:
+        """The snapshot of a cached record, if it need not be checked. What a serializer of the
+        application's has written it may fail to read.
+        """
+        return None if self._custom and entry.snapshot == UNTOLD else entry.snapshot
+
+    def remember(self, row: Row, found: int | None) -> None:
+        """Keep the snapshot of a row's content for the requests to come."""
+        entry = self.store.cache.find(row.sid_hash)
+        if entry is not None and entry.row is row:
+            self.store.cache.describe(row.sid_hash, entry, found)
 
     def payload_of(self, row: Row) -> tuple[bytes, bool]:
         """The payload, and whether it is rich, of a row whose record was read before."""
@@ -257,13 +281,12 @@ class Loading:
         """Give the session what the store answered, or the cache."""
         presented, state.pending = state.pending, None
         session_id = None if presented is None else presented.id
-        if entry is not None and entry.snapshot is not None:
-            # Somebody has read and checked this very record before.
-            row = entry.row
-            payload, rich = self.payload_of(row)
-            state.id, state.row, state.payload, state.rich = session_id, row, payload, rich
-            state.loaded = entry.snapshot
-            session.refill(self.codec.decode(payload, rich))
+        known = None if entry is None else self._known(entry)
+        if entry is not None and known is not None:
+            # Somebody has read and checked this very record before, or has written it.
+            state.id, state.loaded = session_id, known
+            state.row = state.folded = entry.row
+            self.unfold(session, state)
         else:
             content = self._content(state, session_id, found)
             session.refill(content)

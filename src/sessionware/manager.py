@@ -123,7 +123,8 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         self._renews = chosen.rolling or chosen.idle_timeout is not None
         self._scheme_noted = False
         self._unfolding = threading.Lock()
-        self._plain = cipher is None and not self.codec.custom
+        self._custom = self.codec.custom
+        self._plain = cipher is None and not self._custom
         _managers.add(self)
 
     def _encoded_empty(self) -> bytes:

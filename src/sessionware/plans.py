@@ -55,8 +55,8 @@ class Delete:
 Plan: TypeAlias = Nothing | Insert | Update | Touch | Rotate | Delete
 
 NOTHING = Nothing()
-_INSERT = Insert()
-_MERGED, _REPLACED = Update(), Update(barrier=True)
+INSERT = Insert()
+MERGED, _REPLACED = Update(), Update(barrier=True)
 _TOUCH = Touch()
 
 
@@ -93,7 +93,7 @@ def plan(ending: Ending) -> Plan:
             return Delete(ended=True)
         return _TOUCH if ending.exists and ending.touch_due else NOTHING
     if not ending.exists:
-        return NOTHING if ending.empty else _INSERT
+        return NOTHING if ending.empty else INSERT
     if ending.ended:
         return Delete(ended=True, insert=not ending.empty)
     if ending.empty and ending.changed:
@@ -106,7 +106,7 @@ def plan(ending: Ending) -> Plan:
     if ending.cleared:
         return _REPLACED
     if ending.changed or ending.expiry_changed:
-        return _MERGED
+        return MERGED
     return _TOUCH if ending.touch_due else NOTHING
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    ValuesView,
+)
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
+from .codecs import ABSENT
 from .errors import ReauthenticationRequired
 
 ExpiryArgument: TypeAlias = float | timedelta | datetime | None
@@ -29,6 +39,9 @@ UNLOADED = _Unloaded()
 _get = dict.get
 _getitem = dict.__getitem__
 _contains = dict.__contains__
+_setitem = dict.__setitem__
+_make = tuple.__new__
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 # Whoever holds one of these can't change what the session holds.
 _SCALARS = frozenset(
@@ -53,6 +66,8 @@ class SessionLink(Protocol):
     def created_at(self) -> int | None: ...
     @property
     def authenticated_at(self) -> int | None: ...
+    @property
+    def is_folded(self) -> bool: ...
     def seconds_since_login(self) -> float | None: ...
     def touched(self, session: Session) -> None: ...
     def save(self, session: Session) -> None: ...
@@ -78,9 +93,15 @@ class Intents(NamedTuple):
     expiry: ExpiryArgument
     expiry_set: bool
     written: frozenset[Any]
+    before: Mapping[Any, Any]
 
 
 INTENTS = frozenset(Intents._fields)
+# All of them but those that come with each assignment.
+UNUSUAL = INTENTS - {"modified", "written", "before"}
+# What may be in a session's ``__dict__`` if it is not as it was: none of this, and nothing was
+# asked for, and nobody holds anything that can be changed.
+TRACES = INTENTS | {"exposed", "given"}
 
 
 class Session(dict[Any, Any]):
@@ -95,9 +116,10 @@ class Session(dict[Any, Any]):
     tie: SessionLink | None = None
     # Whether the tie is still to be asked at the next use.
     unready: bool = True
-    # Whether the application may hold something that it can change unnoticed, or has asked for
-    # anything. If not, the session is as it was.
+    # Whether the application may hold something that it can change unnoticed: of what was loaded,
+    # and of what it has put here.
     exposed: bool = False
+    given: bool = False
     accessed: bool = False
     modified: bool = False
     # What the application asked for; read by plans.py, not by applications.
@@ -108,6 +130,8 @@ class Session(dict[Any, Any]):
     expiry: ExpiryArgument = None
     expiry_set: bool = False
     written: frozenset[Any] = frozenset()
+    # What stood under keys before the application assigned something to them.
+    before: Mapping[Any, Any] = _NOTHING
 
     @property
     def has_intents(self) -> bool:
@@ -116,17 +140,24 @@ class Session(dict[Any, Any]):
 
     def take_intents(self) -> Intents:
         """What was asked for until now, which starts afresh: it is about to be carried out."""
-        taken = Intents(
-            self.modified,
-            self.cleared,
-            self.ended,
-            self.rotation,
-            self.reauthenticated,
-            self.expiry,
-            self.expiry_set,
-            self.written,
+        # Less to call than ``Intents`` and ``forget_intents``.
+        taken = _make(
+            Intents,
+            (
+                self.modified,
+                self.cleared,
+                self.ended,
+                self.rotation,
+                self.reauthenticated,
+                self.expiry,
+                self.expiry_set,
+                self.written,
+                self.before,
+            ),
         )
-        self.forget_intents()
+        own = self.__dict__
+        for name in INTENTS.intersection(own):
+            del own[name]
         return taken
 
     def put_back(self, intents: Intents) -> None:
@@ -139,6 +170,7 @@ class Session(dict[Any, Any]):
         if not self.expiry_set:
             self.expiry, self.expiry_set = intents.expiry, intents.expiry_set
         self.written = self.written | intents.written
+        self.before = {**self.before, **intents.before}
 
     def forget_intents(self) -> None:
         """Start afresh."""
@@ -186,8 +218,9 @@ class Session(dict[Any, Any]):
 
     def mark_modified(self) -> None:
         """Note that the session was changed. Nested changes are found without this."""
-        self.mark_accessed()
-        self.modified = self.exposed = True
+        if self.unready or not self.accessed:
+            self.mark_accessed()
+        self.modified = True
 
     def mark_exposed(self) -> None:
         """Note that the application may hold what it can change unnoticed: what the session holds
@@ -243,6 +276,9 @@ class Session(dict[Any, Any]):
 
     def __repr__(self) -> str:
         """Only the keys' number: session data does not belong into logs."""
+        if self.unready and self.tie is not None and self.tie.is_folded:
+            # Nothing is missing but to decode it.
+            self.mark_accessed()
         if dict.__contains__(self, UNLOADED):
             return f"<{type(self).__name__}, not loaded yet>"
         self.accessed = True
@@ -281,9 +317,16 @@ class Session(dict[Any, Any]):
     # What writes. Same verdicts as Starlette's Session: only what changes something modifies.
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.mark_modified()
-        self.note_written((key,))
-        super().__setitem__(key, value)
+        if self.unready or not (self.modified and self.accessed):
+            self.mark_modified()
+        before = self.before
+        if key not in before:
+            self.before = {**before, key: _get(self, key, ABSENT)}
+        if key not in self.written:
+            self.written = self.written.union((key,))
+        if type(value) not in _SCALARS:
+            self.given = True
+        _setitem(self, key, value)
 
     def __delitem__(self, key: Any) -> None:
         self.mark_modified()
@@ -325,16 +368,26 @@ class Session(dict[Any, Any]):
             self.note_written((key,))
         return super().setdefault(key, default)
 
+    def _note_changes(self, changes: dict[Any, Any]) -> None:
+        if dict.__len__(self):
+            before = {key: _get(self, key, ABSENT) for key in changes}
+        else:
+            before = dict.fromkeys(changes, ABSENT)
+        self.before = {**before, **self.before}
+        self.written = self.written.union(changes)
+        if not _SCALARS.issuperset(map(type, changes.values())):
+            self.given = True
+
     def update(self, *args: Any, **kwargs: Any) -> None:
         self.mark_modified()
         changes = dict(*args, **kwargs)
-        self.note_written(changes)
+        self._note_changes(changes)
         super().update(changes)
 
     def __ior__(self, other: Any, /) -> Session:
         self.mark_modified()
         changes = dict(other)
-        self.note_written(changes)
+        self._note_changes(changes)
         return super().__ior__(changes)
 
     # A session's life.

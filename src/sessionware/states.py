@@ -32,7 +32,7 @@ class CookieDue(Enum):
     EXPIRE = "expire"
 
 
-_NOTHING_LOADED = snapshot({})
+NOTHING_LOADED = snapshot({})
 
 
 class SessionState:
@@ -44,7 +44,7 @@ class SessionState:
     away: nothing of such a request is kept, and no cookie goes out. ``failure`` says that the store
     could not be asked: whoever needs the session gets it raised. ``loaded`` and ``sent`` are
     snapshots of what the application's dict held when it was loaded, and when the response began;
-    None where that is not known.
+    None where that is not known, ``UNTOLD`` where it is what ``payload`` says.
     """
 
     # Of the class until an instance has its own: most sessions are only read.
@@ -57,7 +57,7 @@ class SessionState:
     cookie: CookieDue = CookieDue.NOTHING
     started: bool = False
     locked: bool = False
-    loaded: int | None = _NOTHING_LOADED
+    loaded: int | None = NOTHING_LOADED
     sent: object = None
     _header: Header | None = None
     _handle: bytes | None = None
@@ -108,7 +108,7 @@ class SessionState:
     def gone(self) -> None:
         """There is no row of this session any more; the next one gets a name of its own."""
         self.id = self.row = self._header = self._handle = None
-        self.payload, self.rich, self.loaded = self.empty, False, _NOTHING_LOADED
+        self.payload, self.rich, self.loaded = self.empty, False, NOTHING_LOADED
 
     @property
     def handle_bytes(self) -> bytes:
@@ -135,6 +135,11 @@ class SessionState:
     @property
     def authenticated_at(self) -> int | None:
         return None if self.row is None else self.row.authenticated_at
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether it is loaded but for the decoding."""
+        return self.folded is not None
 
     def seconds_since_login(self) -> float | None:
         at = self.authenticated_at

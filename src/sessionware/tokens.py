@@ -112,7 +112,7 @@ class _SessionSigner(Signer):
 
     def newest_signature(self, value: bytes) -> bytes:
         """``get_signature``, by the shortest way."""
-        return _base64(self._newest_first[0](value))
+        return b2a_base64(self._newest_first[0](value)).translate(_TO_URLSAFE, b"=\n")
 
     def key_index(self, value: bytes, signature: bytes) -> int | None:
         """Return which key made the signature, counted from the newest, or None."""
