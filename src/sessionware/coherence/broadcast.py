@@ -142,8 +142,9 @@ class Broadcast:
     def changed(self, hashes: tuple[bytes, ...] | None) -> Call | None:
         """See ``Channel.changed``. While the connection is in doubt, the store says it too."""
         service = self._service or self._start()
-        service.line.queue(hashes)
-        service.transport.wake()
+        if service.line.queue(hashes):
+            # Else its thread has been woken, and has not taken what waits yet.
+            service.transport.wake()
         if self._by_store is None or service.line.sound() or service.is_beginning():
             return None
         return self._by_store(service.line.at_once(hashes))

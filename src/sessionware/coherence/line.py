@@ -65,13 +65,18 @@ class Line:
 
     # What is to be said; from any thread.
 
-    def queue(self, hashes: tuple[bytes, ...] | None) -> None:
-        """Have it said with the next message (None: any row may have changed)."""
+    def queue(self, hashes: tuple[bytes, ...] | None) -> bool:
+        """Have it said with the next message (None: any row may have changed); whether nothing
+        else was waiting to be said.
+        """
         with self._lock:
+            first = not (self._pending or self._all)
             if hashes is None or len(self._pending) > _MOST_PENDING:
                 self._all = True
             else:
-                self._pending.update(dict.fromkeys(each[:PREFIX_BYTES] for each in hashes))
+                for each in hashes:
+                    self._pending[each[:PREFIX_BYTES]] = None
+            return first
 
     def sound(self) -> bool:
         """Whether what is said now is known to be heard."""
