@@ -141,7 +141,7 @@ class Closings:
         """What is to be committed as the response begins; None for most requests, which only
         read. ``looked`` says that this one does more, by ``is_only_read``.
         """
-        state: Any = session.tie
+        state: Any = session.tie if looked else state_of(session)
         simple = not (looked or failed or self._renews or state.pending or state.failure)
         if simple and self.endings.is_as_loaded(state, session):
             state.sent = state.loaded
