@@ -146,6 +146,12 @@ def test_it_is_a_dict_and_equal_to_one_in_both_directions() -> None:
         hash(session)
 
 
+def test_what_was_asked_for_shows_no_data_either() -> None:
+    session = Session({"key": "old secret"})
+    session["key"] = "secret"
+    assert "secret" not in repr(session.take_intents())
+
+
 @pytest.mark.parametrize("show", [repr, str, "{}".format, lambda session: f"{[session]}"])
 def test_its_repr_shows_no_data(show: Callable[[Session], str]) -> None:
     shown = show(Session(CONTENT))

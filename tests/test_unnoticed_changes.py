@@ -20,7 +20,9 @@ from pydantic import BaseModel
 
 from sessionware import Session, clock
 from sessionware.codecs import UNTOLD
+from sessionware.cookies import Kind, Presented
 from sessionware.errors import ResponseAlreadyStarted
+from sessionware.records import HEADER_BYTES
 from sessionware.states import SessionState, state_of
 from sessionware.stores.protocol import Row
 from sessionware.tokens import hash_id
@@ -417,6 +419,46 @@ def test_what_code_takes_from_the_dict_itself_is_compared_too(
     session.mark_accessed()
     change(session)
     assert not MANAGER.endings.is_as_loaded(state, session)
+
+
+@pytest.mark.parametrize("change", [through_pydantic, through_dict])
+@pytest.mark.parametrize("more", ["milk", ("milk",), [1]])
+def test_what_was_changed_unannounced_is_stored_with_what_was_assigned(
+    change: Callable[[Session], None], more: Any
+) -> None:
+    session, state = loaded({"a": ["tea"], "n": 1})
+    session["n"] = 2
+    change(session)
+    dict.__getitem__(session, "a").append(more)
+    MANAGER.close(session)
+    assert stored(state) == {"a": ["tea", "more", more], "n": 2}
+
+
+@pytest.mark.parametrize("folded", [True, False])
+@pytest.mark.parametrize("damage", ["all", "the payload", "no dict"])
+def test_a_damaged_record_is_found_though_this_process_has_written_it(
+    folded: bool, damage: str
+) -> None:
+    session, state = loaded({"a": 1}, folded=folded)
+    row = state.row
+    assert row is not None
+    header = row.data[:HEADER_BYTES]
+    data = {"all": b"?" * 60, "the payload": header + b"{", "no dict": header + b"[]"}[damage]
+    assert MANAGER.store.replace(row, row._replace(data=data, version=2), clock.now())
+    presented = Presented(Kind.VALID, state.id, True, row.sid_hash)
+    corrupt = MANAGER.events.counts().get("corrupt", 0)
+
+    found = MANAGER.load_now(presented, folded=folded)
+    assert found is not None
+    assert dict(found) == {}
+    assert found.is_new
+    assert MANAGER.events.counts()["corrupt"] == corrupt + 1
+    assert MANAGER.is_only_read(found)
+    found["b"] = 1
+    MANAGER.close(found)
+    kept = MANAGER.store.load(row.sid_hash, clock.now())
+    assert isinstance(kept, Row)
+    assert kept.data == data
 
 
 def test_a_value_that_nobody_can_change_is_no_reason_to_compare_types() -> None:

@@ -141,7 +141,7 @@ class Closings:
         """What is to be committed as the response begins; None for most requests, which only
         read. ``looked`` says that this one does more, by ``is_only_read``.
         """
-        state: Any = session.tie
+        state: Any = session.tie if looked else state_of(session)
         simple = not (looked or failed or state.pending or state.failure)
         if simple and self.endings.is_as_loaded(state, session) and not self._is_touch_due(state):
             state.sent = state.loaded

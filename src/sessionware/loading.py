@@ -149,6 +149,8 @@ class Loading:
                 # Without a flag it is JSON as it stands, and was decoded before or written here.
                 payload, rich = data[HEADER_BYTES:], False
                 content = from_json(payload)
+                if type(content) is not dict:
+                    raise CorruptRecord("the payload is not the JSON of a session")
             else:
                 payload, rich = self.payload_of(row)
                 content = self.codec.decode(payload, rich)
@@ -161,9 +163,7 @@ class Loading:
             # Another thread of the request may have been quicker, and changed it already.
             if state.folded is not None:
                 state.payload, state.rich = payload, rich
-                # As ``refill`` does.
-                dict.clear(session)
-                dict.update(session, content)
+                session.refill(content)
                 state.folded = None
 
     def _known(self, entry: Entry) -> int | None:

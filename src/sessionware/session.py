@@ -95,6 +95,10 @@ class Intents(NamedTuple):
     written: frozenset[Any]
     before: Mapping[Any, Any]
 
+    def __repr__(self) -> str:
+        """Only the keys' number: session data does not belong into logs."""
+        return f"<Intents, {len(self.written)} keys written>"
+
 
 INTENTS = frozenset(Intents._fields)
 # All of them but those that come with each assignment.
