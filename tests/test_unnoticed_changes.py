@@ -439,7 +439,7 @@ def test_what_was_changed_unannounced_is_stored_with_what_was_assigned(
 def test_a_damaged_record_is_found_though_this_process_has_written_it(
     folded: bool, damage: str
 ) -> None:
-    session, state = loaded({"a": 1}, folded=folded)
+    _, state = loaded({"a": 1}, folded=folded)
     row = state.row
     assert row is not None
     header = row.data[:HEADER_BYTES]
