@@ -34,10 +34,11 @@ CALLS = {
     "no framework": {"read": 26, "untouched": 22, "anonymous": 16, "forged": 24},
     "WSGI": {"read": 59, "untouched": 37, "anonymous": 37, "forged": 42},
 }
-# Bytes that a request has allocated at its height.
+# Bytes that a request has allocated at its height: some fewer as long as the dicts of all sessions
+# in this process share their keys, which other tests put an end to.
 BYTES = {
-    "Starlette": {"read": 3244, "untouched": 1192, "anonymous": 1152, "forged": 1152},
-    "no framework": {"read": 2656, "untouched": 2356, "anonymous": 1152, "forged": 1152},
+    "Starlette": {"read": 3244, "untouched": 1440, "anonymous": 1152, "forged": 1152},
+    "no framework": {"read": 2904, "untouched": 2604, "anonymous": 1152, "forged": 1152},
 }
 KINDS = ("read", "untouched", "anonymous", "forged")
 LEEWAY = 1.1

@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from starlette.middleware.sessions import Session as StarletteSession
 
 from sessionware import ReauthenticationRequired, Session, SessionManager, StoreUnavailable
-from sessionware.session import NoSession, SessionLink
+from sessionware.session import NoSession
 from sessionware.states import SessionState
+from sessionware.tracking import SessionLink
 from tests.services import AS_STARLETTE_DOES
 
 CONTENT = {"user": "alice", "cart": ["tea", {"n": 2}], "secret": "hunter2"}

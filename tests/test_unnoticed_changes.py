@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -354,7 +355,7 @@ def test_a_change_after_the_response_of_a_writing_request_is_late(
 
 def as_json(content: dict[Any, Any]) -> Any:
     """What is the same as JSON, and was not assigned, is taken for the same that late."""
-    return json.loads(json.dumps(content, default=repr))
+    return msgspec.json.decode(msgspec.json.encode(content, enc_hook=repr))
 
 
 @settings(max_examples=300, deadline=None)

@@ -14,9 +14,10 @@ from .flows import Flow, T
 from .lifetimes import DEFAULT_EXPIRY
 from .plans import NOTHING, Touch
 from .rows import Lost, RowMaker, Verdict, started
-from .session import INTENTS, TRACES, Session
+from .session import Session
 from .states import CookieDue, SessionState, state_of
 from .tokens import Tokens
+from .tracking import INTENTS, TRACES
 
 
 class Closing(NamedTuple):

@@ -24,8 +24,9 @@ from .endings import drop_unwritten
 from .errors import SessionGone, StoreUnavailable
 from .flows import Call, Flow, T, adrive, drive, twins
 from .manager import SessionManager
-from .session import ExpiryArgument, Session
+from .session import Session
 from .states import CookieDue, SessionState, state_of
+from .tracking import ExpiryArgument
 
 __all__ = ["SessionStore", "SessionwareMiddleware", "manager"]
 

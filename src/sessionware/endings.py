@@ -16,9 +16,10 @@ from .merging import Delta, diff, merge
 from .plans import INSERT, MERGED, NOTHING, Delete, Ending, Plan, Rotate, Touch, plan
 from .records import NO_OWNER
 from .rows import Change, RowMaker, owner_of
-from .session import INTENTS, UNUSUAL, Session
+from .session import Session
 from .states import SessionState
 from .tags import to_json
+from .tracking import INTENTS, UNUSUAL
 from .users import user_of
 
 _split: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

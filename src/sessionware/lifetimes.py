@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .records import BROWSER, DEFAULT, SECONDS, UNTIL, Expiry
-from .session import ExpiryArgument
+from .tracking import ExpiryArgument
 
 DEFAULT_EXPIRY = Expiry(DEFAULT, 0)
 # How long a row lives when neither max_age nor a timeout says so (``max_age=None``): 14 days.

@@ -17,11 +17,12 @@ from .flows import Flow
 from .purging import Purger
 from .records import HEADER_BYTES, read_header
 from .rows import RowMaker
-from .session import UNLOADED, Session
+from .session import Session
 from .states import NOTHING_LOADED, SessionState, state_of
 from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
 from .tokens import Tokens
+from .tracking import UNLOADED
 
 if TYPE_CHECKING:
     from .manager import SessionManager

@@ -21,10 +21,11 @@ from .chance import chance
 from .codecs import Codec
 from .errors import Contention, LockTimeout, OutcomeUnknown, SessionGone, StoreUnavailable
 from .flows import Flow, T
-from .session import Intents, Session
+from .session import Session
 from .states import state_of
 from .stores.cached import CachedStore
 from .stores.protocol import Row
+from .tracking import Intents
 from .waiting import in_event_loop
 
 _LONGEST_PAUSE = 0.1

@@ -85,7 +85,11 @@ class InlineRunner:
     ) -> T:
         return await adrive(flow(), self._awaited)
 
-    commit, acommit = run, arun
+    def commit(self, flow: Flow[T], /) -> T:
+        return self.run(flow)
+
+    async def acommit(self, flow: Flow[T], /) -> T:
+        return await self.arun(flow)
 
     def background(self, flow: Flow[object], /) -> None:
         drive(flow, self._store)

@@ -59,7 +59,7 @@ class Statement:
         columns = self.keys if isinstance(clause, Insert) else None
         made = clause.compile(dialect=dialect, column_keys=columns)
         if made.positional:
-            text, names = made.string, tuple(made.positiontup)
+            text, names = made.string, tuple(made.positiontup or ())
         else:
             text = _NAMED.sub("%s", made.string)
             names = tuple(_NAMED.findall(made.string))
