@@ -102,6 +102,8 @@ class RowCache:
         self._generations = array("Q", bytes(8 * _STRIPES))
         self._until, self._tick = 0.0, -inf
         self._touching: set[bytes] = set()
+        # What is being written is served no more, and not evicted: most of it is replaced at once.
+        self._writing: set[bytes] = set()
 
     @property
     def enabled(self) -> bool:
@@ -120,6 +122,8 @@ class RowCache:
     def find(self, key: bytes) -> Entry | None:
         """As ``get``, but not counted."""
         with self._lock:
+            if key in self._writing:
+                return None
             try:
                 entry = self._entries[key]
             except KeyError:
@@ -132,7 +136,7 @@ class RowCache:
     def peek(self, key: bytes) -> Row | None:
         """The cached row, for a guess: not counted, and nothing that may be served."""
         with self._lock:
-            entry = self._entries.get(key)
+            entry = None if key in self._writing else self._entries.get(key)
             return None if entry is None else entry.row
 
     def token(self, key: bytes) -> int:
@@ -150,10 +154,22 @@ class RowCache:
     def settle(self, key: bytes, token: int, row: Row, mark: int | None = None) -> None:
         """After a commit: cache what was written, or evict if another write overlapped with it."""
         with self._lock:
-            current = self._generations[_stripe(key)] == token
-            self._generations[_stripe(key)] += 1
+            stripe = _stripe(key)
+            current = self._generations[stripe] == token
+            self._generations[stripe] += 1
+            self._writing.discard(key)
             if not (current and self._put(key, row, mark, UNTOLD)):
                 self._evict(key)
+
+    def begin_write(self, key: bytes) -> int:
+        """Serve it no more, and let no fill under way come through. Gives the token for ``settle``;
+        a write that comes to nothing ends in ``invalidate``.
+        """
+        with self._lock:
+            stripe = _stripe(key)
+            self._generations[stripe] += 1
+            self._writing.add(key)
+            return self._generations[stripe]
 
     def confirm(self, key: bytes, entry: Entry, mark: int | None) -> None:
         """The store has said that the row still stands: a new mark, unless it was replaced
@@ -173,13 +189,12 @@ class RowCache:
                 entry.snapshot = snapshot
                 self._size += _size(entry)
 
-    def invalidate(self, key: bytes) -> int:
-        """Evict, and let no fill under way come through. Gives the token of who writes next."""
+    def invalidate(self, key: bytes) -> None:
+        """Evict, and let no fill under way come through."""
         with self._lock:
-            stripe = _stripe(key)
-            self._generations[stripe] += 1
+            self._generations[_stripe(key)] += 1
+            self._writing.discard(key)
             self._evict(key)
-            return self._generations[stripe]
 
     def retime(self, key: bytes, row: Row) -> None:
         """Replace an entry by the same version with later times; its own end stays."""
@@ -257,12 +272,18 @@ class RowCache:
     def _put(self, key: bytes, row: Row, mark: int | None, snapshot: int | None = None) -> bool:
         if not self.enabled or row.id in self._ended:
             return False
-        # Before the new one: its key is the old row's, and would stay.
-        self._evict(key)
         entry = Entry(_lean(row), self._end(), mark, snapshot)
         size = _size(entry)
         if size > self._room:
             return False
+        old = self._entries.get(key)
+        if old is not None:
+            if old.row.sid_hash is row.sid_hash and self._size + size - _size(old) <= self._room:
+                self._size += size - _size(old)
+                self._entries[key] = entry
+                return True
+            # Before the new one: its key is the old row's, and would stay.
+            self._evict(key)
         self._size += size
         while self._size > self._room:
             self._size -= _size(self._entries.popitem()[1])

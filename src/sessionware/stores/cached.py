@@ -224,7 +224,7 @@ class CachedStore(KeyedStore):
     def replace_flow(self, old: Row, new: Row, now: int) -> Flow[bool]:
         """See ``Store.replace``."""
         sid_hash = old.sid_hash
-        token = self.cache.invalidate(sid_hash)
+        token = self.cache.begin_write(sid_hash)
         hit: bool = False
         mark: int | None = None
         try:
