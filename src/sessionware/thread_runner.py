@@ -64,8 +64,11 @@ class ThreadRunner:
         self._ending = weakref.finalize(self, self._threads.close)
         self._flights = Flights()
         self._shares_commits = bool(getattr(store, "shares_commits", False))
-        self._at_once = bool(getattr(store, "answers_at_once", False))
         self._queue = Queue(threads)
+
+    @property
+    def _at_once(self) -> bool:
+        return bool(getattr(self._store, "answers_at_once", False))
 
     def _post(self, work: Callable[[], None]) -> None:
         self._under_way.add(work)

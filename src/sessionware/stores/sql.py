@@ -77,9 +77,9 @@ class SQLStore(SQLBase):
     @property
     def answers_at_once(self) -> bool:
         """Whether a thread of the application's may call it itself: no network that falls silent
-        is in between, and waiting for a lock has an end.
+        is in between, waiting for a lock has an end, and the tables are there.
         """
-        return self._url.get_backend_name() == "sqlite"
+        return self._prepared and self._url.get_backend_name() == "sqlite"
 
     def before_fork(self) -> None:
         """In the parent: close what is idle, and connect again when it is needed.
