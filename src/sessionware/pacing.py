@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-TARGET: Final = 0.008
-"""Seconds that a batch may take: on SQLite others wait for its end."""
+TARGET: Final = 0.01
+"""Seconds that a batch should take: on SQLite others wait for its end."""
 FIRST: Final = 200
 LEAST: Final = 100
 REST: Final = 8.0
