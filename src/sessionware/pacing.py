@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-TARGET: Final = 0.008
-"""Seconds that a batch may take: on SQLite others wait for its end."""
+TARGET: Final = 0.01
+"""Seconds that a batch should take: on SQLite others wait for its end."""
 FIRST: Final = 200
 LEAST: Final = 100
 REST: Final = 8.0
-"""How many times as long as a batch took the database is the others', ..."""
+"""How many times as long as a batch took the database is the others'."""
 MOST_REST: Final = 0.05
-"""... up to these seconds: a database that is slow all the time is to be purged as well."""
+"""Seconds of that at the most: a database that is slow all the time is to be purged as well."""
 LEAST_REST: Final = 0.01
 
 

@@ -86,7 +86,7 @@ def retired(engine: Engine, inner: Any) -> set[bytes]:
 
 @at_once
 @pytest.mark.parametrize("rows", [0, 3, 700])
-def test_a_batch_is_two_statements_however_many_rows_it_has(
+def test_a_batch_is_two_deletions_however_many_rows_it_has(
     store: Any, inner: Any, engine: Engine, statements: list[str], rows: int
 ) -> None:
     fill(engine, inner, rows)
@@ -94,7 +94,10 @@ def test_a_batch_is_two_statements_however_many_rows_it_has(
 
     assert store.purge(NOW, 1000) == rows
 
-    assert statements == ["DELETE sessions", "DELETE retired"]
+    assert [each for each in statements if each != "PRAGMA sessions"] == [
+        "DELETE sessions",
+        "DELETE retired",
+    ]
 
 
 def fill(engine: Engine, inner: Any, rows: int) -> None:
@@ -199,3 +202,44 @@ def test_a_row_that_was_touched_after_it_had_been_found_is_kept(
 
     assert store.reload(row.id) == renewed
     assert store.reload(other.id) is None
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_on_sqlite_the_wal_is_copied_while_others_may_write(
+    open_store: Callable[..., SQLStore], sqlite_url: str, exact: bool
+) -> None:
+    store = open_store(sqlite_url)
+    store.prepare()
+    put(store, **SPENT)
+    held: list[bool] = []
+
+    def note(connection: Any, cursor: Any, text: str, *_: Any) -> None:
+        if "wal_checkpoint" in text:
+            assert store._writer is not None
+            held.append(store._writer.locked())
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert store.purge(NOW, 10, exact) == 1
+        assert store.purge(NOW, 10, exact) == 0
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+    # And only after something has been deleted.
+    assert held == [False]
+
+
+def test_an_application_whose_engine_begins_by_itself_can_be_purged(
+    open_store: Callable[..., SQLStore], sqlite_url: str
+) -> None:
+    """SQLite copies no WAL in a transaction; that is no failure of the purge's."""
+    application = create_engine(sqlite_url)
+    event.listen(application, "begin", lambda plain: plain.exec_driver_sql("BEGIN"))
+    store = open_store(application)
+    store.prepare()
+    row = put(store, **SPENT)
+
+    assert store.purge(NOW, 10) == 1
+
+    assert store.reload(row.id) is None
+    application.dispose()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import URL, Connection, StaticPool
 
 from ..coherence.stampfile import file_of
 from ..coherence.stamps import StampFile
 from ..errors import ConfigurationError, Contention, Finding
-from ..flows import Call
+from ..flows import Call, Flow
 from .bulk import Bulk
 from .grouping import methods_of, operation_of
 from .schema import Schema
@@ -21,6 +21,9 @@ Operable: TypeAlias = str | Callable[..., Any]
 """The name of a method of ``Steps`` or ``Scripts``, or a function of a ``Scripts`` and a
 connection.
 """
+
+# Ids in one statement: that is also how long others wait on SQLite.
+_AT_ONCE: Final = 250
 
 
 class SQLBase:
@@ -75,12 +78,24 @@ class SQLBase:
         """How many rows a purge deletes at a time at the most."""
         return 5000 if self._url.get_backend_name() == "postgresql" else 1000
 
-    def _purges_at_once(self, exact: bool) -> bool:
-        """Whether a batch is found and deleted by one statement. Not on MySQL, which can't; nor may
-        a look through the whole table hold SQLite's lock.
-        """
+    def _purge_flow(self, now: int, limit: int, exact: bool) -> Flow[int]:
+        deleted: int
         backend = self._url.get_backend_name()
-        return backend == "postgresql" or (backend == "sqlite" and not exact)
+        if backend == "postgresql" or (backend == "sqlite" and not exact):
+            deleted = yield Call("execute", ("purge", now, limit, exact))
+            if deleted and backend == "sqlite":
+                yield Call("execute", ("checkpoint",))
+            return deleted
+        # MySQL can't find and delete at once; and while SQLite looks through the whole table,
+        # others shall be able to write.
+        spent: list[int] = yield Call("execute", ("spent", now, limit, exact))
+        deleted = 0
+        for start in range(0, max(1, len(spent)), _AT_ONCE):
+            part = spent[start : start + _AT_ONCE]
+            deleted += yield Call("execute", ("delete_spent", part, now, limit))
+            if part and backend == "sqlite":
+                yield Call("execute", ("checkpoint",))
+        return deleted
 
     def make_tables(self, connection: Connection) -> None:
         if self._create_table:

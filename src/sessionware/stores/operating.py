@@ -12,9 +12,13 @@ from .protocol import Row
 from .statements import Statement, Text
 from .steps import Steps
 
-READS: Final = frozenset({"load", "reload", "stamp", "user_rows", "count", "is_empty", "spent"})
+# None of them waits for other writers.
+READS: Final = frozenset(
+    {"load", "reload", "stamp", "user_rows", "count", "is_empty", "spent", "checkpoint"}
+)
 STEPS: Final = frozenset(
-    {"load", "reload", "stamp", "insert", "replace", "rotate", "alter", "touch", "remove", "purge"}
+    {"load", "reload", "stamp", "insert", "replace", "rotate", "alter", "touch", "remove"}
+    | {"purge", "checkpoint"}
 )
 IN_TRANSACTION: Final = frozenset({"rotate", "alter"})
 

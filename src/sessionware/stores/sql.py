@@ -17,7 +17,7 @@ from ..batches import ALONE
 from ..coherence.slots import new_number
 from ..coherence.stamps import Hold, StampFile
 from ..errors import StoreUnavailable
-from ..flows import Call
+from ..flows import Call, drive
 from .base import Operable, SQLBase, held_by_others, refuse_one_connection
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
@@ -367,10 +367,7 @@ class SQLStore(SQLBase):
 
     def purge(self, now: int, limit: int, exact: bool = False) -> int:
         """See ``Store.purge``."""
-        if self._purges_at_once(exact):
-            return int(self.execute("purge", now, limit, exact))
-        spent = self.execute("spent", now, limit, exact)
-        return int(self.execute("delete_spent", spent, now, limit))
+        return drive(self._purge_flow(now, limit, exact), self)
 
     def close(self) -> None:
         """Close the connections of an engine of our own; the application's engine stays open."""

@@ -20,7 +20,7 @@ from ..batches import ALONE
 from ..coherence.slots import new_number
 from ..coherence.stamps import Hold, StampFile
 from ..errors import ConfigurationError, Finding, StoreUnavailable
-from ..flows import Call
+from ..flows import Call, adrive
 from .base import Operable, SQLBase, held_by_others, refuse_one_connection
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
@@ -345,10 +345,7 @@ class AsyncSQLStore(SQLBase):
 
     async def apurge(self, now: int, limit: int, exact: bool = False) -> int:
         """See ``Store.purge``."""
-        if self._purges_at_once(exact):
-            return int(await self.aexecute("purge", now, limit, exact))
-        spent = await self.aexecute("spent", now, limit, exact)
-        return int(await self.aexecute("delete_spent", spent, now, limit))
+        return await adrive(self._purge_flow(now, limit, exact), self)
 
     async def aclose(self) -> None:
         """Close the connections of an engine of our own; the application's engine stays open."""

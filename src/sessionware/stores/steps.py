@@ -6,6 +6,7 @@ runs on a connection in AUTOCOMMIT; what takes a transaction says so itself, or 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -20,13 +21,13 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from ..errors import DuplicateKey
 from .protocol import RETIRED, Decision, Found, Row, Stamp
 from .schema import Schema
 from .spent import Spent
-from .statements import Gives, Script, Statement
+from .statements import Gives, Script, Statement, Text
 
 # What an UPDATE is given: see ``_written``.
 _WRITTEN: Final = (
@@ -210,6 +211,16 @@ class Steps:
 
     def bury(self, sid_hash: bytes, until: int) -> Script[None]:
         yield self._retire, (sid_hash, until)
+
+    # Upkeep.
+
+    def checkpoint(self) -> Script[None]:
+        """Of SQLite: copy the WAL into the file. It waits for the disk, and better here than in the
+        next writer, with all the others behind it.
+        """
+        # It fails in a transaction, and an application's engine may begin one by itself.
+        with suppress(OperationalError):
+            yield Text("PRAGMA wal_checkpoint(PASSIVE)", gives=Gives.ROW)
 
 
 def _written(
