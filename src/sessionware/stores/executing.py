@@ -85,12 +85,14 @@ def goes_straight(engine: Engine, drivers: frozenset[str] = DRIVERS) -> bool:
 class Straight:
     """By the driver's own cursor."""
 
-    __slots__ = ("_errors", "dialect", "raw")
+    __slots__ = ("_errors", "_execute", "dialect", "raw")
 
     def __init__(self, raw: Any, dialect: Dialect) -> None:
         self.raw = raw
         self.dialect = dialect
         self._errors = dialect.loaded_dbapi.Error
+        # Of psycopg's, one cursor for all statements: making one takes a third of a statement.
+        self._execute = raw.execute if dialect.name == "sqlite" else raw.cursor().execute
 
     def perform(self, step: Step) -> Any:
         if isinstance(step, Text):
@@ -100,7 +102,7 @@ class Straight:
             text, pick, _ = statement.compiled(self.dialect)
             values, gives = pick(given), statement.gives
         try:
-            cursor = self.raw.execute(text, values)
+            cursor = self._execute(text, values)
             if gives is Gives.COUNT:
                 return cursor.rowcount
             if gives is Gives.ROW:

@@ -24,10 +24,12 @@ class Lent(Straight):
     __slots__ = ("connection",)
 
     def __init__(self, connection: Connection) -> None:
-        super().__init__(connection.connection.driver_connection, connection.dialect)
-        self.connection = connection
+        raw = connection.connection.driver_connection
         if connection.dialect.driver == "psycopg":
-            teach_psycopg(self.raw)
+            # Before there is a cursor, which takes over what is known.
+            teach_psycopg(raw)
+        super().__init__(raw, connection.dialect)
+        self.connection = connection
 
 
 class Lender:
