@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import clock
 from .cache import Entry
-from .codecs import Codec, from_json, snapshot
+from .codecs import Codec, snapshot
 from .cookies import CookieReader, Kind, Presented, Recognizer, identify
 from .endings import Endings
 from .errors import CorruptRecord, StoreUnavailable
 from .events import EventSink
 from .flows import Flow
 from .purging import Purger
-from .records import HEADER_BYTES, read_header
+from .records import read_header
 from .rows import RowMaker
 from .session import UNLOADED, Session
 from .states import SessionState, state_of
@@ -43,9 +43,9 @@ class Loading:
     empty: bytes
     _purger: Purger
     _renews: bool
-    _unfolding: threading.Lock
+    unfolding: threading.Lock
     # Neither encrypted nor by a serializer of the application's.
-    _plain: bool
+    plain: bool
 
     def identify(self, values: Sequence[bytes] | None, tokens: Tokens | None = None) -> Presented:
         """Which session the cookie values name; forged and ambiguous ones are reported.
@@ -130,30 +130,6 @@ class Loading:
             session.unready = False
         return session
 
-    def unfold(self, session: Session, state: SessionState) -> None:
-        """Decode the content of a session that is loaded but for that: as it was at the load,
-        whatever has become of it since.
-        """
-        row = state.folded
-        if row is None:
-            return
-        data = row.data
-        if self._plain and not data[1]:
-            # Without a flag it is JSON as it stands, and was decoded before.
-            payload, rich = data[HEADER_BYTES:], False
-            content = from_json(payload)
-        else:
-            payload, rich = self.payload_of(row)
-            content = self.codec.decode(payload, rich)
-        with self._unfolding:
-            # Another thread of the request may have been quicker, and changed it already.
-            if state.folded is not None:
-                state.payload, state.rich = payload, rich
-                # As ``refill`` does.
-                dict.clear(session)
-                dict.update(session, content)
-                state.folded = None
-
     def payload_of(self, row: Row) -> tuple[bytes, bool]:
         """The payload, and whether it is rich, of a row whose record was read before."""
         return self.rows.records.reread(row.data, sid_hash=row.sid_hash)
@@ -192,7 +168,7 @@ class Loading:
     def _is_loaded(self, session: Session, state: SessionState) -> bool:
         """Whether it is loaded by now, if need be from the cache."""
         if state.pending is None:
-            self.unfold(session, state)
+            state.unfold(session)
             return True
         entry = self.store.fresh(_pending_hash(state))
         if entry is not None:
@@ -221,7 +197,7 @@ class Loading:
         """
         state = state_of(session)
         if state.pending is None:
-            self.unfold(session, state)
+            state.unfold(session)
             return dict(dict.items(session))
         row = self.store.cache.peek(_pending_hash(state))
         if row is None:

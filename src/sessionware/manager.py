@@ -122,8 +122,8 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         self._purger = self._new_purger()
         self._renews = chosen.rolling or chosen.idle_timeout is not None
         self._scheme_noted = False
-        self._unfolding = threading.Lock()
-        self._plain = cipher is None and not self.codec.custom
+        self.unfolding = threading.Lock()
+        self.plain = cipher is None and not self.codec.custom
         _managers.add(self)
 
     def _encoded_empty(self) -> bytes:
@@ -142,7 +142,7 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
 
     def after_fork(self) -> None:
         """In a child process: pools, locks, cache and threads are made anew."""
-        self._unfolding = threading.Lock()
+        self.unfolding = threading.Lock()
         self.events.after_fork()
         self.store.after_fork()
         self.store.listeners.clear()

@@ -12,10 +12,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from . import clock
-from .codecs import snapshot
+from .codecs import from_json, snapshot
 from .cookies import Presented
 from .errors import StoreUnavailable
-from .records import HANDLE_BYTES, Header, read_header
+from .records import HANDLE_BYTES, HEADER_BYTES, Header, read_header
 from .rows import Next
 from .session import Session
 from .stores.protocol import Row
@@ -143,12 +143,35 @@ class SessionState:
         return None if at is None else (clock.now() - at) / 1000
 
     def touched(self, session: Session) -> None:
+        row = self.folded
+        if row is None:
+            if self.pending is not None:
+                self.manager.ensure_loaded(session)
+            if self.failure is not None:
+                raise self.failure
+            return
+        # Decoded as it was at the load, whatever has become of it since.
+        manager, data = self.manager, row.data
+        if manager.plain and not data[1]:
+            # Without a flag it is JSON as it stands, and was decoded before.
+            payload, rich = data[HEADER_BYTES:], False
+            content = from_json(payload)
+        else:
+            payload, rich = manager.payload_of(row)
+            content = manager.codec.decode(payload, rich)
+        with manager.unfolding:
+            # Another thread of the request may have been quicker, and changed it already.
+            if self.folded is not None:
+                self.payload, self.rich = payload, rich
+                # As ``refill`` does.
+                dict.clear(session)
+                dict.update(session, content)
+                self.folded = None
+
+    def unfold(self, session: Session) -> None:
+        """Decode the content, if that is still to be done; no access of the application's."""
         if self.folded is not None:
-            self.manager.unfold(session, self)
-        elif self.pending is not None:
-            self.manager.ensure_loaded(session)
-        if self.failure is not None:
-            raise self.failure
+            self.touched(session)
 
     def save(self, session: Session) -> None:
         self.manager.save(session)
