@@ -135,14 +135,18 @@ class Recognizer:
 
     def _examine(self, field: bytes) -> Presented:
         presented = identify(self._reader.values((field,)), self._tokens)
+        if presented.id is not None and len(field) <= _LONGEST_KNOWN:
+            self._keep(field, presented)
+        return presented
+
+    def _keep(self, field: bytes, presented: Presented) -> None:
         cost = len(field) + _KNOWN_BYTES
-        if presented.id is not None and len(field) <= _LONGEST_KNOWN and cost <= self._room:
-            if self._used + cost > self._room or len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-                self._used = 0
+        if self._used + cost > self._room or len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+            self._used = 0
+        if cost <= self._room:
             self._used += cost
             self._known[field] = presented
-        return presented
 
 
 def cookie_fields(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
@@ -172,7 +176,10 @@ class CookieReader:
         more than ``SCAN_LIMIT`` bytes together, and stops one value after ``MAX_VALUES``. Takes
         time linear in the bytes.
         """
-        if sum(map(len, fields)) > SCAN_LIMIT:
+        total = 0
+        for field in fields:
+            total += len(field)
+        if total > SCAN_LIMIT:
             return None
         name = self._name
         values: list[bytes] = []

@@ -61,7 +61,7 @@ class EventSink:
     def __init__(self, on_event: Callable[[SessionEvent], object] | None = None) -> None:
         self._on_event = on_event
         self._counts: dict[str, int] = {}
-        self._last_line: dict[str, float] = {}
+        self._next_line: dict[str, float] = {}
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -73,10 +73,9 @@ class EventSink:
         now = time.monotonic()
         with self._lock:
             count = self._counts[kind] = self._counts.get(kind, 0) + 1
-            last = self._last_line.get(kind)
-            due = last is None or now - last >= 1.0
+            due = now >= self._next_line.get(kind, now)
             if due:
-                self._last_line[kind] = now
+                self._next_line[kind] = now + 1.0
         if due:
             logger.log(
                 _LEVELS.get(kind, logging.WARNING),

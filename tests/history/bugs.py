@@ -102,7 +102,7 @@ def stale_fill(put: Patch) -> None:
         except StopIteration as stop:
             found: Found = stop.value
         entry = self.cache.get(sid_hash)
-        if isinstance(found, Row) and entry is not None and entry.row is found:
+        if isinstance(found, Row) and entry is not None and entry.row == found:
             self.cache.confirm(sid_hash, entry, self.channel.mark(sid_hash))
         return found
 
