@@ -238,6 +238,8 @@ class ThreadRunner:
     def _lead(self, queue: Queue) -> None:
         while jobs := queue.take():
             self._carry_out(jobs)
+            # Under load a leader has no end, and is a sign of life all the time.
+            self._last_sign = time.monotonic()
 
     def _lead_once(self, queue: Queue) -> None:
         """In the thread of one who waits, who is not kept for longer than a commit."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,16 +18,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ..batches import ALONE
 from ..coherence.slots import new_number
 from ..coherence.stamps import Hold, StampFile
-from ..errors import ConfigurationError, Finding, StoreUnavailable
+from ..errors import ConfigurationError, Finding
 from ..flows import Call, adrive
 from .base import Operable, SQLBase, held_by_others, refuse_one_connection
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
-from .executing import Through, goes_straight, run_script
+from .executing import Through, run_script
 from .faults import broken, connection_is_stale, table_is_missing, translate
 from .grouping import MOVES, Operation, after_failure, moved, operation_of
-from .native import DRIVERS, AiosqliteNative, AsyncpgNative, connect
+from .native import AiosqliteNative, AsyncpgNative
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
+from .places import Held, Place, parents
 from .statements import T
 
 
@@ -59,13 +59,13 @@ class AsyncSQLStore(SQLBase):
         """In a child process: leave the parent's connections alone and start afresh."""
         for place in list(getattr(self, "_places", {}).values()):
             place.engine.sync_engine.dispose(close=False)
-            _parents.append(place)
+            parents.append(place)
         if self.stamps is not None:
             self.stamps.after_fork()
         self._lock = threading.Lock()
-        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, _Place] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, Place] = WeakKeyDictionary()
 
-    def _place(self) -> _Place:
+    def _place(self) -> Place:
         """What belongs to the running loop. What belonged to loops that are closed is let go."""
         try:
             loop = asyncio.get_running_loop()
@@ -82,7 +82,7 @@ class AsyncSQLStore(SQLBase):
                     self._places.pop(other).engine.sync_engine.dispose(close=False)
             if self._given is not None and len(self._places):
                 raise ConfigurationError([_one_loop()])
-            place = self._places[loop] = _Place(
+            place = self._places[loop] = Place(
                 self._new_engine(), self._prepared, self._connections
             )
             return place
@@ -159,9 +159,9 @@ class AsyncSQLStore(SQLBase):
             self._place().prepared = self._prepared = False
         return translate(error, self._broken)
 
-    def _writing(self, place: _Place) -> Any:
+    def _writing(self, place: Place) -> Any:
         alone = self._url.get_backend_name() == "sqlite"
-        return _Held(place.writing, self.timeout) if alone else nullcontext()
+        return Held(place.writing, self.timeout) if alone else nullcontext()
 
     async def _moving(
         self,
@@ -277,7 +277,7 @@ class AsyncSQLStore(SQLBase):
         place = self._place()
         if self._given is not None:
             return await self._connected(through)
-        async with _Held(place.free, self.timeout, "no free connection in the pool"):
+        async with Held(place.free, self.timeout, "no free connection in the pool"):
             lent = await place.take()
             if lent is None:
                 return await self._connected_to(place, through)
@@ -306,11 +306,11 @@ class AsyncSQLStore(SQLBase):
         place = self._place()
         if self._given is not None:
             return await self._connected_to(place, work)
-        async with _Held(place.free, self.timeout, "no free connection in the pool"):
+        async with Held(place.free, self.timeout, "no free connection in the pool"):
             await place.spare()
             return await self._connected_to(place, work)
 
-    async def _connected_to(self, place: _Place, work: Callable[[Connection], T]) -> T:
+    async def _connected_to(self, place: Place, work: Callable[[Connection], T]) -> T:
         async with place.engine.connect() as connection:
             try:
                 result = await connection.run_sync(work)
@@ -356,85 +356,11 @@ class AsyncSQLStore(SQLBase):
             self.stamps.close()
 
 
-# In a child process: closed by nobody there, not even by chance.
-_parents: list[_Place] = []
-
-
-class _Place:
-    """What belongs to one event loop. SQLite lets one connection write at a time: ``writing``.
-
-    ``idle`` are connections at hand, of an engine of our own; ``free`` bounds those in use.
-    """
-
-    def __init__(self, engine: AsyncEngine, prepared: bool, connections: int) -> None:
-        self.engine = engine
-        self.prepared = prepared
-        self.preparing = asyncio.Lock()
-        self.writing = asyncio.Lock()
-        self.free = asyncio.Semaphore(connections)
-        self.idle: deque[AsyncpgNative | AiosqliteNative] = deque()
-        self._usable = not is_memory(engine.url)
-
-    async def take(self) -> AsyncpgNative | AiosqliteNative | None:
-        """A connection straight to the driver; None if statements go through SQLAlchemy."""
-        if not self._usable or not goes_straight(self.engine.sync_engine, DRIVERS):
-            await self.spare()
-            return None
-        if self.idle:
-            return self.idle.pop()
-        made = await connect(self.engine)
-        self._usable = made is not None
-        return made
-
-    async def spare(self) -> None:
-        """Make room for a connection of the pool's."""
-        if self.idle:
-            with suppress(Exception):
-                await self.idle.pop().close()
-
-    async def let_go(self) -> None:
-        """Close what is not in use."""
-        while self.idle:
-            await self.spare()
-        await self.engine.dispose()
-
-
 async def _let_go(let_go: Callable[[], None], hold: Hold) -> None:
     if hold.took_long:
         await asyncio.to_thread(let_go)
     else:
         let_go()
-
-
-class _Held:
-    """A lock held for a while at the most; waiting longer is an answer, not a hang."""
-
-    def __init__(
-        self,
-        lock: asyncio.Lock | asyncio.Semaphore,
-        timeout: float,
-        refusal: str = "other tasks of this process hold the database",
-    ) -> None:
-        self._lock = lock
-        self._timeout = timeout
-        self._refusal = refusal
-
-    async def __aenter__(self) -> None:
-        if not self._lock.locked():
-            await self._lock.acquire()
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._lock.acquire()
-        except TimeoutError:
-            held = True
-        else:
-            held = False
-        if held:
-            raise StoreUnavailable(self._refusal)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 def _asyncio_only() -> Finding:

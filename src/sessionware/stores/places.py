@@ -1,0 +1,87 @@
+"""What an async store has of its own in each event loop: an engine, connections at hand, locks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ..errors import StoreUnavailable
+from .engines import is_memory
+from .executing import goes_straight
+from .native import DRIVERS, AiosqliteNative, AsyncpgNative, connect
+
+# In a child process: closed by nobody there, not even by chance.
+parents: list[Place] = []
+
+
+class Place:
+    """What belongs to one event loop. SQLite lets one connection write at a time: ``writing``.
+
+    ``idle`` are connections at hand, of an engine of our own; ``free`` bounds those in use.
+    """
+
+    def __init__(self, engine: AsyncEngine, prepared: bool, connections: int) -> None:
+        self.engine = engine
+        self.prepared = prepared
+        self.preparing = asyncio.Lock()
+        self.writing = asyncio.Lock()
+        self.free = asyncio.Semaphore(connections)
+        self.idle: deque[AsyncpgNative | AiosqliteNative] = deque()
+        self._usable = not is_memory(engine.url)
+
+    async def take(self) -> AsyncpgNative | AiosqliteNative | None:
+        """A connection straight to the driver; None if statements go through SQLAlchemy."""
+        if not self._usable or not goes_straight(self.engine.sync_engine, DRIVERS):
+            await self.spare()
+            return None
+        if self.idle:
+            return self.idle.pop()
+        made = await connect(self.engine)
+        self._usable = made is not None
+        return made
+
+    async def spare(self) -> None:
+        """Make room for a connection of the pool's."""
+        if self.idle:
+            with suppress(Exception):
+                await self.idle.pop().close()
+
+    async def let_go(self) -> None:
+        """Close what is not in use."""
+        while self.idle:
+            await self.spare()
+        await self.engine.dispose()
+
+
+class Held:
+    """A lock held for a while at the most; waiting longer is an answer, not a hang."""
+
+    def __init__(
+        self,
+        lock: asyncio.Lock | asyncio.Semaphore,
+        timeout: float,
+        refusal: str = "other tasks of this process hold the database",
+    ) -> None:
+        self._lock = lock
+        self._timeout = timeout
+        self._refusal = refusal
+
+    async def __aenter__(self) -> None:
+        if not self._lock.locked():
+            await self._lock.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._lock.acquire()
+        except TimeoutError:
+            held = True
+        else:
+            held = False
+        if held:
+            raise StoreUnavailable(self._refusal)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
