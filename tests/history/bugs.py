@@ -16,7 +16,6 @@ from sessionware.coherence.stamps import Hold, StampFile
 from sessionware.flows import Call, Flow
 from sessionware.rows import Change, Next, RowMaker, Verdict
 from sessionware.stores.cached import CachedStore
-from sessionware.stores.executing import Straight
 from sessionware.stores.protocol import Found, Row
 from sessionware.stores.statements import Script
 from sessionware.stores.steps import Steps
@@ -27,8 +26,9 @@ CRASH_FILE = "crash-now"
 """In the worker's folder; who finds it takes it away and dies."""
 
 
-def one_by_one(*_: Any) -> None:
+def one_by_one(*_: Any) -> list[list[int]]:
     """Keeps a group's saves from going past ``Steps.replace``."""
+    return []
 
 
 def upsert_save(put: Patch) -> None:
@@ -45,7 +45,7 @@ def upsert_save(put: Patch) -> None:
         return False
 
     put(Steps, "replace", replace)
-    put(Straight, "perform_many", one_by_one)
+    put(Steps, "in_one_statement", one_by_one)
 
 
 def no_invalidation(put: Patch) -> None:
@@ -65,7 +65,7 @@ def no_version_check(put: Patch) -> None:
         return (yield from right(self, current, new, now))
 
     put(Steps, "replace", replace)
-    put(Straight, "perform_many", one_by_one)
+    put(Steps, "in_one_statement", one_by_one)
 
 
 def no_epoch_check(put: Patch) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
 from .arrays import teach_psycopg
-from .statements import Gives, Script, Statement, Step, T, Text
+from .statements import Gives, Script, Step, T, Text
 
 # Whose cursors have been seen to give what SQLAlchemy's rows hold: bytes for bytes, str for text.
 DRIVERS: Final = frozenset({"pysqlite", "psycopg"})
@@ -30,12 +30,6 @@ class Executor(Protocol):
     def dialect(self) -> Dialect: ...
     def perform(self, step: Step) -> Any:
         """Execute a step and give what it is executed for; raises SQLAlchemy's exceptions."""
-        ...
-
-    def perform_many(self, statement: Statement, rows: list[tuple[Any, ...]]) -> int | None:
-        """Execute a statement with each of these values; how many rows were hit, or None where that
-        is not possible, and nothing was done.
-        """
         ...
 
     def transaction(self) -> AbstractContextManager[None]:
@@ -85,14 +79,14 @@ def goes_straight(engine: Engine, drivers: frozenset[str] = DRIVERS) -> bool:
 class Straight:
     """By the driver's own cursor."""
 
-    __slots__ = ("_errors", "_execute", "dialect", "raw")
+    __slots__ = ("_cursor", "_errors", "dialect", "raw")
 
     def __init__(self, raw: Any, dialect: Dialect) -> None:
         self.raw = raw
         self.dialect = dialect
         self._errors = dialect.loaded_dbapi.Error
         # Of psycopg's, one cursor for all statements: making one takes a third of a statement.
-        self._execute = raw.execute if dialect.name == "sqlite" else raw.cursor().execute
+        self._cursor = raw if dialect.name == "sqlite" else raw.cursor()
 
     def perform(self, step: Step) -> Any:
         if isinstance(step, Text):
@@ -102,7 +96,7 @@ class Straight:
             text, pick, _ = statement.compiled(self.dialect)
             values, gives = pick(given), statement.gives
         try:
-            cursor = self._execute(text, values)
+            cursor = self._cursor.execute(text, values)
             if gives is Gives.COUNT:
                 return cursor.rowcount
             if gives is Gives.ROW:
@@ -110,17 +104,6 @@ class Straight:
             if gives is Gives.KEY:
                 return cursor.fetchone()[0] if cursor.description else cursor.lastrowid
             return cursor.fetchall() if gives is Gives.ROWS else None
-        except self._errors as error:
-            failure = self._as_sqlalchemys(error)
-        raise failure
-
-    def perform_many(self, statement: Statement, rows: list[tuple[Any, ...]]) -> int | None:
-        if self.dialect.name != "sqlite" or len(rows) < 2:
-            return None
-        text, pick, _ = statement.compiled(self.dialect)
-        try:
-            count: int = self.raw.executemany(text, map(pick, rows)).rowcount
-            return count
         except self._errors as error:
             failure = self._as_sqlalchemys(error)
         raise failure
@@ -192,9 +175,6 @@ class Through:
                 return int(key[0]) if key is not None else 0
             case _:
                 return None
-
-    def perform_many(self, statement: Statement, rows: list[tuple[Any, ...]]) -> int | None:
-        return None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

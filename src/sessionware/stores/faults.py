@@ -43,6 +43,12 @@ def connection_is_stale(error: DBAPIError) -> bool:
     return sqlstate(error) in _STALE_STATES or _number(error) in _STALE_NUMBERS
 
 
+def is_locked(error: Exception) -> bool:
+    """Whether SQLite did not get to it, because somebody else was writing."""
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", None) or ""
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def table_is_missing(error: Exception) -> bool:
     """Whether a table is not there (any more)."""
     if not isinstance(error, DBAPIError):

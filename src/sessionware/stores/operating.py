@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from ..errors import DuplicateKey
 from .executing import Executor, run_script
+from .faults import is_locked
 from .grouping import Operation
-from .protocol import Row
-from .statements import Statement, Text
+from .statements import Text
 from .steps import Steps
 
 # None of them waits for other writers.
@@ -40,40 +40,30 @@ def run_together(
     """Run several in one transaction; an answer may be an exception. ``begun`` is called when the
     database is ours.
     """
+    many = steps.in_one_statement(operations) if executor.dialect.name == "sqlite" else []
+    if len(many) == 1 and len(many[0]) == len(operations):
+        # One statement is a transaction by itself.
+        try:
+            return _replaced(steps, operations, many[0], executor)
+        except Exception as error:
+            if not is_locked(error):
+                begun()
+            raise
     with executor.transaction():
         begun()
-        answers = _replaced(steps, operations, executor)
+        answers: dict[int, Any] = {}
+        for places in many:
+            answers.update(zip(places, _replaced(steps, operations, places, executor), strict=True))
         return [
             answers[place] if place in answers else _answer(steps, operation, executor)
             for place, operation in enumerate(operations)
         ]
 
 
-def _replaced(steps: Steps, operations: Sequence[Operation], executor: Executor) -> dict[int, bool]:
-    """The answers of all replacements, by their places: most of what there is, and for each way to
-    write one a single trip into the driver.
-    """
-    chosen: dict[Statement, list[tuple[int, tuple[Any, ...]]]] = {}
-    for place, operation in enumerate(operations):
-        if operation.method == "replace":
-            statement, values = steps.replacement(*operation.args)
-            chosen.setdefault(statement, []).append((place, values))
-    answers: dict[int, bool] = {}
-    for statement, rows in chosen.items():
-        hits = executor.perform_many(statement, [values for _, values in rows])
-        if hits is None:
-            continue
-        all_hit = hits == len(rows)
-        for place, _ in rows:
-            new: Row = operations[place].args[1]
-            answers[place] = all_hit or _is_there(steps, new, executor)
-    return answers
-
-
-def _is_there(steps: Steps, new: Row, executor: Executor) -> bool:
-    """Whether this is what stands in the row now; no two writes have the same bytes."""
-    found = run_script(steps.reload(new.id), executor)
-    return found is not None and found.data == new.data
+def _replaced(
+    steps: Steps, operations: Sequence[Operation], places: list[int], executor: Executor
+) -> list[Any]:
+    return run_script(steps.replace_many([operations[place].args for place in places]), executor)
 
 
 def _answer(steps: Steps, operation: Operation, executor: Executor) -> Any:

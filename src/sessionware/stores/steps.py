@@ -6,6 +6,7 @@ runs on a connection in AUTOCOMMIT; what takes a transaction says so itself, or 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from ..errors import DuplicateKey
+from .grouping import Operation
+from .many import ManySaves
 from .protocol import RETIRED, Decision, Found, Row, Stamp
 from .schema import Schema
 from .spent import Spent
@@ -103,6 +106,7 @@ class Steps:
             for epochal in (False, True)
         }
         self._retire = Statement(insert(schema.retired), Gives.NOTHING, ("sid_hash", "until"))
+        self._many = ManySaves(schema)
         self.purge = Spent(schema).purge
 
     def _variants(self, where: Any, columns: tuple[str, ...]) -> tuple[Statement, Statement]:
@@ -168,11 +172,7 @@ class Steps:
         raise DuplicateKey("a session with this key exists")
 
     def replace(self, old: Row, new: Row, now: int) -> Script[bool]:
-        return bool((yield self.replacement(old, new, now)))
-
-    def replacement(self, old: Row, new: Row, now: int) -> tuple[Statement, tuple[Any, ...]]:
-        """The one step of ``replace``."""
-        return _written(self._replace, old, new, now)
+        return bool((yield _written(self._replace, old, new, now)))
 
     def rotate(self, old: Row, new: Row, now: int, retired_until: int) -> Script[bool]:
         """In a transaction, which has to be rolled back if it raises."""
@@ -199,6 +199,16 @@ class Steps:
         if new.sid_hash != old.sid_hash:
             yield from self.bury(old.sid_hash, retired_until)
         return result
+
+    def in_one_statement(self, operations: Sequence[Operation]) -> list[list[int]]:
+        """Which saves go into one statement each, by their places: no two of one session in any,
+        and so many that there are few different statements.
+        """
+        return self._many.parts(operations)
+
+    def replace_many(self, saves: Sequence[tuple[Row, Row, int]]) -> Script[list[bool]]:
+        """Several saves of ``in_one_statement``."""
+        return self._many.replace(saves)
 
     def touch(self, old: Row, new: Row, now: int) -> Script[bool]:
         return bool((yield _written(self._touch, old, new, now)))
