@@ -21,7 +21,7 @@ from .executing import Straight
 class Lent(Straight):
     """A connection of the pool's, straight to the driver."""
 
-    __slots__ = ("connection",)
+    __slots__ = ("connection", "pool")
 
     def __init__(self, connection: Connection) -> None:
         raw = connection.connection.driver_connection
@@ -30,6 +30,7 @@ class Lent(Straight):
             teach_psycopg(raw)
         super().__init__(raw, connection.dialect)
         self.connection = connection
+        self.pool = connection.engine.pool
 
 
 class Lender:
@@ -134,6 +135,9 @@ class Lender:
 
 def _close(lent: Lent) -> None:
     with suppress(SQLAlchemyError):
+        if lent.connection.engine.pool is not lent.pool:
+            # The engine was disposed of meanwhile: nobody would ever close what goes back there.
+            lent.connection.detach()
         lent.connection.close()
 
 
