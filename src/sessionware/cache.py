@@ -177,17 +177,17 @@ class RowCache:
         """
         with self._lock:
             if self._entries.get(key) is entry:
-                self._size -= _size(entry)
+                before = _size(entry)
                 entry.mark = mark
-                self._size += _size(entry)
+                self._grow(_size(entry) - before)
 
     def describe(self, key: bytes, entry: Entry, snapshot: int | None) -> None:
         """Remember the snapshot of an entry's content, unless it was replaced meanwhile."""
         with self._lock:
             if self._entries.get(key) is entry:
-                self._size -= _size(entry)
+                before = _size(entry)
                 entry.snapshot = snapshot
-                self._size += _size(entry)
+                self._grow(_size(entry) - before)
 
     def invalidate(self, key: bytes) -> None:
         """Evict, and let no fill under way come through."""
@@ -202,9 +202,9 @@ class RowCache:
             entry = self._entries.get(key)
             same = entry is not None and (entry.row.id, entry.row.version) == (row.id, row.version)
             if entry is not None and same:
-                self._size -= _size(entry)
+                before = _size(entry)
                 entry.row = row
-                self._size += _size(entry)
+                self._grow(_size(entry) - before)
 
     def begin_touch(self, key: bytes, last_seen: int) -> bool:
         """Whether this request is to write the touch: no other of this process does or just did."""
@@ -284,12 +284,15 @@ class RowCache:
                 return True
             # Before the new one: its key is the old row's, and would stay.
             self._evict(key)
-        self._size += size
-        while self._size > self._room:
-            self._size -= _size(self._entries.popitem()[1])
+        self._grow(size)
         # The row's own bytes, where the caller's would be kept beside them.
         self._entries[row.sid_hash if row.sid_hash == key else key] = entry
         return True
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        while self._size > self._room and self._entries:
+            self._size -= _size(self._entries.popitem()[1])
 
     def _end(self) -> float:
         """When an entry of now has to go. Those of about the same time share one number."""

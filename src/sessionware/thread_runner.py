@@ -6,7 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
 
@@ -29,6 +29,8 @@ from .waiting import (
 
 T = TypeVar("T")
 _LOOK_SECONDS: Final = 0.002
+_Work: TypeAlias = Callable[[], Callable[[], object] | None]
+"""What a thread does; gives what is to be said when it is over."""
 
 
 def too_slow(timeout: float) -> StoreUnavailable:
@@ -57,8 +59,8 @@ class ThreadRunner:
         self._timeout = timeout
         self._most = threads
         self._threads = Threads(threads, "sessionware-store")
-        self._under_way: set[Callable[[], None]] = set()
-        self._running: set[Callable[[], None]] = set()
+        self._under_way: set[_Work] = set()
+        self._running: set[_Work] = set()
         self._last_sign = time.monotonic()
         self._crews = 1
         self._ending = weakref.finalize(self, self._threads.close)
@@ -70,19 +72,23 @@ class ThreadRunner:
     def _at_once(self) -> bool:
         return bool(getattr(self._store, "answers_at_once", False))
 
-    def _post(self, work: Callable[[], None]) -> None:
+    def _post(self, work: _Work) -> None:
         self._under_way.add(work)
         self._threads.post(partial(self._work, work))
 
-    def _work(self, work: Callable[[], None]) -> None:
+    def _work(self, work: _Work) -> None:
         self._running.add(work)
+        say: Callable[[], object] | None = None
         try:
-            work()
+            say = work()
         finally:
             self._running.discard(work)
             self._under_way.discard(work)
             self._last_sign = time.monotonic()
             self._crews = 1
+        if say is not None:
+            # Whoever hears of it may close us at once, and has nothing to wait for then.
+            say()
 
     def _given_up(self) -> StoreUnavailable:
         """A wait was in vain. Where nothing at all comes back, threads and connections may hang for
@@ -123,9 +129,8 @@ class ThreadRunner:
     def _begin(self, flow: Flow[T], waiter: Waiter) -> Claim:
         claim = Claim()
 
-        def work() -> None:
-            if claim.take():
-                waiter.tell(self._prepared(flow))
+        def work() -> Callable[[], object] | None:
+            return partial(waiter.tell, self._prepared(flow)) if claim.take() else None
 
         self._post(work)
         return claim
@@ -159,9 +164,9 @@ class ThreadRunner:
 
     def _fly(
         self, flights: Flights, key: Hashable, flight: Flight, flow: Callable[[], Flow[Any]]
-    ) -> None:
+    ) -> Callable[[], object]:
         flight.begin()
-        flights.land(key, flight, self._prepared(deferred(flow)))
+        return partial(flights.land, key, flight, self._prepared(deferred(flow)))
 
     def run_shared(
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
@@ -171,7 +176,7 @@ class ThreadRunner:
             waiter, flights = ThreadWaiter(), self._flights
             flight, current, launch = flights.join(key, waiter)
             if launch and self._at_once:
-                self._fly(flights, key, flight, flow)
+                self._fly(flights, key, flight, flow)()
             elif launch:
                 self._post(partial(self._fly, flights, key, flight, flow))
             outcome = waiter.wait(deadline - time.monotonic())
@@ -262,7 +267,10 @@ class ThreadRunner:
             return
         tell_all([(job.waiter, job.outcome) for job in jobs if job.outcome is not None])
         for job in alone:
-            self._post(partial(self._finish, job))
+            self._post(partial(self._finished, job))
+
+    def _finished(self, job: Job) -> Callable[[], object]:
+        return partial(job.waiter.tell, self._prepared(job.flow, job.wanted))
 
     def _finish(self, job: Job, deadline: float = float("inf")) -> None:
         job.waiter.tell(self._prepared(job.flow, job.wanted, deadline))
