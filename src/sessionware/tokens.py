@@ -112,15 +112,14 @@ class _SessionSigner(Signer):
 
     def newest_signature(self, value: bytes) -> bytes:
         """``get_signature``, by the shortest way."""
-        return b2a_base64(self._newest_first[0](value)).translate(_TO_URLSAFE, b"=\n")
+        return _base64(self._newest_first[0](value))
 
     def key_index(self, value: bytes, signature: bytes) -> int | None:
         """Return which key made the signature, counted from the newest, or None."""
         for index, digest in enumerate(self._newest_first):
             # The texts are compared, not what they decode to, or several would verify
-            # (itsdangerous #368). b2a_base64 ends in "=\n" here.
-            expected = b2a_base64(digest(value)).translate(_TO_URLSAFE, b"=\n")
-            if compare_digest(signature, expected):
+            # (itsdangerous #368).
+            if compare_digest(signature, _base64(digest(value))):
                 return index
         return None
 

@@ -16,6 +16,7 @@ from ..errors import DuplicateKey
 from .arrays import Make, as_bytes, as_list
 from .grouping import BULK, Operation
 from .protocol import Row
+from .saving import SAVED, TIMES, changes, is_current, saved
 from .schema import Schema
 from .statements import Gives, Script, Text
 
@@ -33,10 +34,8 @@ _KINDS: Final = {
     "old_epoch": "integer",
     "grows": "integer",
 }
-_MOVED: Final = ("last_seen", "expires_at", "purge_after")
-_CONTENT: Final = ("version", "epoch", "user_id", "data", "authenticated_at", "ip", "user_agent")
-_REPLACED: Final = ("id", "old_version", "old_epoch", "now", "grows", *_CONTENT, *_MOVED)
-_TOUCHED: Final = ("id", "sid_hash", "old_version", "now", *_MOVED)
+_REPLACED: Final = (*SAVED, "purge_after")
+_TOUCHED: Final = ("id", "sid_hash", "old_version", "now", *TIMES, "purge_after")
 _INSERTED: Final = Row._fields[1:]
 
 
@@ -53,13 +52,11 @@ class _Form(NamedTuple):
 
 
 def _replace_text(table: str, arrays: str) -> str:
-    changes = ", ".join(f"{name} = v.{name}" for name in _CONTENT)
+    given = {name: f"v.{name}" for name in SAVED}
     return (
-        f"UPDATE {table} AS s SET {changes}, last_seen = GREATEST(s.last_seen, v.last_seen), "
-        "expires_at = CASE WHEN v.grows = 1 AND s.expires_at > v.expires_at THEN s.expires_at "
-        "ELSE v.expires_at END, purge_after = COALESCE(v.purge_after, s.purge_after) "
-        f"FROM {arrays} WHERE {_HEADER} AND s.id = v.id AND s.version = v.old_version "
-        "AND s.epoch = v.old_epoch AND s.expires_at > v.now RETURNING s.id"
+        f"UPDATE {table} AS s SET {changes(given, 'GREATEST')}, "
+        "purge_after = COALESCE(v.purge_after, s.purge_after) "
+        f"FROM {arrays} WHERE {_HEADER} AND {is_current(given)} RETURNING s.id"
     )
 
 
@@ -81,30 +78,20 @@ def _insert_text(table: str, arrays: str) -> str:
     )
 
 
-def _moved(old: Row, new: Row) -> tuple[int, int, int | None]:
+def _moved_purge(old: Row, new: Row) -> int | None:
     # What is named and stays the same would undo a touch that came between.
-    purge_after = None if new.purge_after == old.purge_after else new.purge_after
-    return new.last_seen, new.expires_at, purge_after
+    return None if new.purge_after == old.purge_after else new.purge_after
 
 
 def _replace_values(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     old, new, now = arguments
-    grows = int(new.expires_at >= old.expires_at)
-    content = (
-        new.version,
-        new.epoch,
-        new.user_id,
-        new.data,
-        new.authenticated_at,
-        new.ip,
-        new.user_agent,
-    )
-    return old.id, old.version, old.epoch, now, grows, *content, *_moved(old, new)
+    return *saved(old, new, now), _moved_purge(old, new)
 
 
 def _touch_values(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     old, new, now = arguments
-    return old.id, old.sid_hash, old.version, now, *_moved(old, new)
+    times = new.last_seen, new.expires_at
+    return old.id, old.sid_hash, old.version, now, *times, _moved_purge(old, new)
 
 
 _FORMS: Final = {

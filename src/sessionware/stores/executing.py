@@ -17,7 +17,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
 from .arrays import teach_psycopg
-from .statements import Gives, Script, Step, T, Text
+from .statements import Gives, Script, Step, T, Text, worded
 
 # Whose cursors have been seen to give what SQLAlchemy's rows hold: bytes for bytes, str for text.
 DRIVERS: Final = frozenset({"pysqlite", "psycopg"})
@@ -89,12 +89,7 @@ class Straight:
         self._cursor = raw if dialect.name == "sqlite" else raw.cursor()
 
     def perform(self, step: Step) -> Any:
-        if isinstance(step, Text):
-            text, values, gives = step
-        else:
-            statement, given = step
-            text, pick, _ = statement.compiled(self.dialect)
-            values, gives = pick(given), statement.gives
+        text, values, gives = worded(step, self.dialect)
         try:
             cursor = self._cursor.execute(text, values)
             if gives is Gives.COUNT:

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import sqlite
 
 from .grouping import Operation
 from .protocol import Row
+from .saving import SAVED, changes, is_current, saved
 from .schema import Schema
 from .statements import Gives, Script, Text
 
@@ -21,23 +22,6 @@ _ABLE: Final = sqlite3.sqlite_version_info >= (3, 35, 0)
 _LEAST: Final = 2
 # Beyond this many the powers of two have to do: each number is a statement to be prepared and kept.
 _ANY: Final = 16
-_SAVED: Final = (
-    "id",
-    "old_version",
-    "old_epoch",
-    "now",
-    "grows",
-    "version",
-    "epoch",
-    "user_id",
-    "data",
-    "authenticated_at",
-    "ip",
-    "user_agent",
-    "last_seen",
-    "expires_at",
-)
-_PLAIN: Final = ("version", "epoch", "user_id", "data", "authenticated_at", "ip", "user_agent")
 
 
 class ManySaves:
@@ -68,10 +52,7 @@ class ManySaves:
         moves = _moves_purge(saves[0])
         values: list[Any] = []
         for old, new, now in saves:
-            grows = int(new.expires_at >= old.expires_at)
-            values += (old.id, old.version, old.epoch, now, grows, new.version, new.epoch)
-            values += (new.user_id, new.data, new.authenticated_at, new.ip, new.user_agent)
-            values += (new.last_seen, new.expires_at)
+            values += saved(old, new, now)
             if moves:
                 values.append(new.purge_after)
         found = yield Text(self._text(len(saves), moves), tuple(values), Gives.ROWS)
@@ -85,23 +66,13 @@ class ManySaves:
         return text
 
     def _made(self, count: int, moves: bool) -> str:
-        names = (*_SAVED, "purge_after") if moves else _SAVED
-        column = {name: f"v.column{number}" for number, name in enumerate(names, 1)}
+        names = (*SAVED, "purge_after") if moves else SAVED
+        given = {name: f"v.column{number}" for number, name in enumerate(names, 1)}
         rows = ", ".join([f"({', '.join('?' * len(names))})"] * count)
-        changes = [f"{name} = {column[name]}" for name in _PLAIN]
-        seen, ends = column["last_seen"], column["expires_at"]
-        # As in ``Steps``: a touch that came between is not undone.
-        changes.append(f"last_seen = max(s.last_seen, {seen})")
-        changes.append(
-            f"expires_at = CASE WHEN {column['grows']} = 1 AND s.expires_at > {ends} "
-            f"THEN s.expires_at ELSE {ends} END"
-        )
-        if moves:
-            changes.append(f"purge_after = {column['purge_after']}")
+        purge = f", purge_after = {given['purge_after']}" if moves else ""
         return (
-            f"UPDATE {self._table} AS s SET {', '.join(changes)} FROM (VALUES {rows}) AS v "
-            f"WHERE s.id = {column['id']} AND s.version = {column['old_version']} "
-            f"AND s.epoch = {column['old_epoch']} AND s.expires_at > {column['now']} RETURNING id"
+            f"UPDATE {self._table} AS s SET {changes(given, 'max')}{purge} "
+            f"FROM (VALUES {rows}) AS v WHERE {is_current(given)} RETURNING id"
         )
 
 

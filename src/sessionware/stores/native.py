@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from .executing import Straight
 from .grouping import Operation
 from .operating import IN_TRANSACTION, run_method, run_together
-from .statements import Gives, Script, Step, Text
+from .statements import Gives, Script, Step, Text, worded
 from .steps import Steps
 
 T = TypeVar("T")
@@ -74,12 +74,7 @@ class AsyncpgNative:
                 failure = error
 
     async def _perform(self, step: Step) -> Any:
-        if isinstance(step, Text):
-            text, values, gives = step
-        else:
-            statement, given = step
-            text, pick, _ = statement.compiled(self._dialect)
-            values, gives = pick(given), statement.gives
+        text, values, gives = worded(step, self._dialect)
         driver = self._driver
         try:
             match gives:

@@ -96,5 +96,15 @@ class Text(NamedTuple):
 Step: TypeAlias = tuple[Statement, tuple[Any, ...]] | Text
 """What a script wants executed next."""
 
+
+def worded(step: Step, dialect: Dialect) -> tuple[str, tuple[Any, ...], Gives]:
+    """A step in the words of a dialect's driver."""
+    if isinstance(step, Text):
+        return step
+    statement, given = step
+    text, pick, _ = statement.compiled(dialect)
+    return text, pick(given), statement.gives
+
+
 Script: TypeAlias = Generator[Step, Any, T]
 """An operation: yields the statement it wants executed and is sent what that gives."""

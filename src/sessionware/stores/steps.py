@@ -28,6 +28,7 @@ from ..errors import DuplicateKey
 from .grouping import Operation
 from .many import ManySaves
 from .protocol import RETIRED, Decision, Found, Row, Stamp
+from .saving import CONTENT, TIMES, grows
 from .schema import Schema
 from .spent import Spent
 from .statements import Gives, Script, Statement, Text
@@ -42,17 +43,7 @@ _WRITTEN: Final = (
     "grows",
     "now",
 )
-_TIMES: Final = ("last_seen", "expires_at")
-_CONTENT: Final = (
-    "version",
-    "epoch",
-    "user_id",
-    "data",
-    "authenticated_at",
-    "ip",
-    "user_agent",
-    *_TIMES,
-)
+_REPLACED: Final = (*CONTENT, *TIMES)
 
 
 class Steps:
@@ -79,9 +70,9 @@ class Steps:
             sessions.epoch == bindparam("old_epoch"),
             sessions.expires_at > bindparam("now"),
         )
-        self._replace = self._variants(guarded, _CONTENT)
-        self._rotate = self._variants(guarded, ("sid_hash", *_CONTENT))
-        self._overwrite = self._variants(by_id, ("sid_hash", *_CONTENT))
+        self._replace = self._variants(guarded, _REPLACED)
+        self._rotate = self._variants(guarded, ("sid_hash", *_REPLACED))
+        self._overwrite = self._variants(by_id, ("sid_hash", *_REPLACED))
         self._touch = self._variants(
             and_(
                 by_id,
@@ -90,7 +81,7 @@ class Steps:
                 sessions.last_seen < bindparam("new_last_seen"),
                 sessions.expires_at > bindparam("now"),
             ),
-            _TIMES,
+            TIMES,
         )
         removal = delete(table).where(by_id)
         same_version = sessions.version == bindparam("version")
@@ -236,8 +227,7 @@ class Steps:
 def _written(
     variants: tuple[Statement, Statement], old: Row, new: Row, now: int
 ) -> tuple[Statement, tuple[Any, ...]]:
-    grows = int(new.expires_at >= old.expires_at)
-    values = (*new, old.id, old.sid_hash, old.version, old.epoch, grows, now)
+    values = (*new, old.id, old.sid_hash, old.version, old.epoch, grows(old, new), now)
     return variants[new.purge_after != old.purge_after], values
 
 
