@@ -113,3 +113,23 @@ def expiring(value: Any, **content: Any) -> Callable[[Session], None]:
 def login(user: Any) -> Callable[[Session], None]:
     """For ``visit``: logs a user in."""
     return storing(user_id=user)
+
+
+def deleting(*keys: str) -> Callable[[Session], None]:
+    """For ``visit``: deletes these keys."""
+
+    def act(session: Session) -> None:
+        for key in keys:
+            del session[key]
+
+    return act
+
+
+def in_turn(*acts: Callable[[Session], object]) -> Callable[[Session], None]:
+    """For ``visit``: one act after the other."""
+
+    def act(session: Session) -> None:
+        for each in acts:
+            each(session)
+
+    return act

@@ -64,23 +64,3 @@ class Case:
         verdict = self.maker.following(change, row, row)
         assert isinstance(verdict, Next)
         return verdict.row
-
-
-def storing(**content: Any) -> Act:
-    return lambda session: session.update(content)
-
-
-def deleting(*keys: str) -> Act:
-    def act(session: Session) -> None:
-        for key in keys:
-            del session[key]
-
-    return act
-
-
-def in_turn(*acts: Act) -> Act:
-    def act(session: Session) -> None:
-        for each in acts:
-            each(session)
-
-    return act

@@ -18,8 +18,8 @@ from sessionware.plans import NOTHING, Update
 from sessionware.records import RecordFormat
 from sessionware.rows import Change, RowMaker
 from sessionware.stores.protocol import Row
-from tests.byhand import NOON, row_maker
-from tests.one_request import MAKER, Act, Case, deleting, storing
+from tests.byhand import NOON, deleting, row_maker, storing
+from tests.one_request import MAKER, Act, Case
 
 VALUES = st.recursive(
     st.sampled_from([0, 1, 2, 10, True, 1.0, None, "a", "b", (1,), b"b"]),

@@ -11,8 +11,8 @@ from sessionware.plans import NOTHING, Delete, Insert, Plan, Rotate, Touch, Upda
 from sessionware.records import SECONDS, Expiry, read_header
 from sessionware.rows import Change
 from sessionware.stores.protocol import Row
-from tests.byhand import CODEC, NOON, content_of, row_maker, stored
-from tests.one_request import MAKER, Act, Case, deleting, in_turn, storing
+from tests.byhand import CODEC, NOON, content_of, deleting, in_turn, row_maker, stored, storing
+from tests.one_request import MAKER, Act, Case
 
 
 def own_keys(change: Change) -> Delta:

@@ -10,7 +10,7 @@ import pytest
 from sessionware import Session
 from sessionware.errors import SessionGone
 from tests.apps import attributes
-from tests.byhand import Clock, login, storing
+from tests.byhand import Clock, deleting, in_turn, login, storing
 from tests.concurrency.scene import Scene
 from tests.interleaving import (
     Act,
@@ -39,22 +39,6 @@ def rotate(session: Session) -> None:
 
 def clear(session: Session) -> None:
     session.clear()
-
-
-def deleting(*keys: str) -> Act:
-    def act(session: Session) -> None:
-        for key in keys:
-            del session[key]
-
-    return act
-
-
-def in_turn(*acts: Act) -> Act:
-    def act(session: Session) -> None:
-        for one in acts:
-            one(session)
-
-    return act
 
 
 def expect_nothing(session: Session) -> None:
