@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from sessionware import SessionEvent, SessionManager
-from tests.apps import SECRET
+from tests.apps import SECRET, Managers
 from tests.asgi.site import Site, Visitor
 
 
@@ -55,3 +56,10 @@ def site(make_site: Callable[..., Site]) -> Site:
 def browser(site: Site) -> Visitor:
     """A browser without a cookie on ``site``."""
     return site.browser()
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Managers]:
+    """Makes managers and closes them in the test's own event loop."""
+    async with aclosing(Managers()) as managers:
+        yield managers

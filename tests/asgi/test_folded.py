@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,12 +27,6 @@ from tests.apps import Browser, Managers
 from tests.asgi.folding import CONTENT, Site, is_folded, warm
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Managers]:
-    async with aclosing(Managers()) as managers:
-        yield managers
 
 
 @pytest.fixture

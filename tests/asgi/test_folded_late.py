@@ -6,7 +6,7 @@ import copy
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, closing
+from contextlib import closing
 from typing import Any
 
 import anyio
@@ -31,12 +31,6 @@ from tests.asgi.folding import CONTENT, Act, Site, is_folded, warm
 from tests.byhand import Clock
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Managers]:
-    async with aclosing(Managers()) as managers:
-        yield managers
 
 
 @pytest.fixture
