@@ -308,17 +308,3 @@ def test_an_array_arrives_as_its_values(postgres: Connection, kind: str, data: A
     cast = f"SELECT * FROM unnest(%s::{kind}[])"
     found = postgres.exec_driver_sql(cast, (as_bytes(kind, values),)).scalars().all()
     assert found == values
-
-
-@pytest.mark.postgres
-def test_a_connection_that_outlives_its_pool_is_closed_all_the_same(
-    postgres_url: str, table_name: str, portal: BlockingPortal
-) -> None:
-    site = Site(services.with_driver(postgres_url, PSYCOPG), table_name, portal)
-    lent = site.made._lender.take()
-    site.made.renew()
-    site.made._lender.give_back(lent)
-
-    site.store.close()
-
-    assert lent.raw.closed

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Pool
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import StoreUnavailable
@@ -23,14 +23,14 @@ class Lent(Straight):
 
     __slots__ = ("connection", "pool")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, pool: Pool) -> None:
         raw = connection.connection.driver_connection
         if connection.dialect.driver == "psycopg":
             # Before there is a cursor, which takes over what is known.
             teach_psycopg(raw)
         super().__init__(raw, connection.dialect)
         self.connection = connection
-        self.pool = connection.engine.pool
+        self.pool = pool
 
 
 class Lender:
@@ -46,6 +46,9 @@ class Lender:
         self._more = connections
         self._changed = threading.Condition()
         self._waiting = 0
+        self._closed = False
+        # A connection must not go back to a pool that is disposed of at that moment.
+        self._disposing = threading.RLock()
 
     def take(self) -> Lent:
         """The connection that was used last, or a new one."""
@@ -57,13 +60,17 @@ class Lender:
         if lent is not None:
             return lent
         try:
-            return Lent(self._engine.connect())
+            # Read before: if the pool is another one meanwhile, it counts as outlived.
+            pool = self._engine.pool
+            return Lent(self._engine.connect(), pool)
         except BaseException:
             self._ended()
             raise
 
     def give_back(self, lent: Lent) -> None:
         self._idle.append(lent)
+        if self._closed:
+            self._let_go()
         # Who begins to wait after this looks once more before it does.
         if self._waiting:
             with self._changed:
@@ -88,9 +95,13 @@ class Lender:
             lent = self._wait()
         try:
             if lent is not None:
-                _close(lent)
-            with self._engine.connect() as connection:
+                self._close(lent.connection, lent.pool)
+            pool = self._engine.pool
+            connection = self._engine.connect()
+            try:
                 yield connection
+            finally:
+                self._close(connection, pool)
         finally:
             self._ended()
 
@@ -117,28 +128,37 @@ class Lender:
             self._more += 1
             self._changed.notify()
 
+    def dispose(self) -> None:
+        """Close all that are at hand; those in use are closed when they are given back."""
+        self._let_go()
+        with self._disposing:
+            self._engine.dispose()
+
     def close(self) -> None:
-        """Give the pool back all that are at hand."""
+        """Dispose of them for good."""
+        self._closed = True
+        self.dispose()
+
+    def _let_go(self) -> None:
         with suppress(IndexError):
             while True:
                 lent = self._idle.pop()
                 try:
-                    _close(lent)
+                    self._close(lent.connection, lent.pool)
                 finally:
                     self._ended()
+
+    def _close(self, connection: Connection, pool: Pool) -> None:
+        with self._disposing, suppress(SQLAlchemyError):
+            if self._closed or self._engine.pool is not pool:
+                # Nobody would ever close what goes back there.
+                connection.detach()
+            connection.close()
 
     def forget(self) -> None:
         """In a child process: they are the parent's. Closed by nobody here, not even by chance."""
         _parents.append(self._idle)
         self._idle = deque()
-
-
-def _close(lent: Lent) -> None:
-    with suppress(SQLAlchemyError):
-        if lent.connection.engine.pool is not lent.pool:
-            # The engine was disposed of meanwhile: nobody would ever close what goes back there.
-            lent.connection.detach()
-        lent.connection.close()
 
 
 _parents: list[deque[Lent]] = []

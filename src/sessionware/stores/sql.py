@@ -94,8 +94,8 @@ class SQLStore(SQLBase):
 
     def _dispose(self) -> None:
         if self._lender is not None:
-            self._lender.close()
-        if self._engine is not None:
+            self._lender.dispose()
+        elif self._engine is not None:
             self._engine.dispose()
 
     def after_fork(self) -> None:
@@ -128,7 +128,7 @@ class SQLStore(SQLBase):
                     )
                     self._lender = lender = Lender(engine, self.connections, self.timeout)
                     # A store that is dropped without close() leaves no connection open.
-                    self._disposal = weakref.finalize(self, _let_go, lender, engine)
+                    self._disposal = weakref.finalize(self, lender.close)
                     self._engine = engine
             return self._engine
 
@@ -379,11 +379,6 @@ class SQLStore(SQLBase):
             self._prepared = self._prepared and not is_memory(self._url)
         if self.stamps is not None:
             self.stamps.close()
-
-
-def _let_go(lender: Lender, engine: Engine) -> None:
-    lender.close()
-    engine.dispose()
 
 
 class _Held:

@@ -1,0 +1,77 @@
+"""Connections at hand: whatever happens to their pool meanwhile, each is closed in the end."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Connection, Engine
+
+from sessionware.stores.engines import make_engine
+from sessionware.stores.lending import Lender
+from tests import services
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def engine(postgres_url: str) -> Engine:
+    url = services.with_driver(postgres_url, "postgresql+psycopg")
+    return make_engine(url, timeout=5, connections=2)
+
+
+@pytest.fixture
+def lender(engine: Engine) -> Lender:
+    return Lender(engine, 2, 5)
+
+
+def test_what_is_given_back_after_its_pool_was_disposed_of_is_closed_with_the_lender(
+    lender: Lender,
+) -> None:
+    lent = lender.take()
+    lender.dispose()
+    lender.give_back(lent)
+    lender.close()
+    assert lent.raw.closed
+
+
+def test_what_is_given_back_to_a_lender_that_was_closed_is_closed_at_once(lender: Lender) -> None:
+    lent = lender.take()
+    lender.close()
+    lender.give_back(lent)
+    assert lent.raw.closed
+
+
+def test_a_pools_own_connection_is_closed_if_the_pool_was_disposed_of_meanwhile(
+    lender: Lender,
+) -> None:
+    with lender.pooled() as connection:
+        raw = connection.connection.driver_connection
+        lender.dispose()
+    lender.close()
+    assert raw is not None
+    assert raw.closed
+
+
+def test_a_pool_that_is_disposed_of_while_one_connects_is_not_taken_for_the_new_one(
+    lender: Lender, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = engine.connect
+
+    def overtaken() -> Connection:
+        connection = connect()
+        lender.dispose()
+        return connection
+
+    monkeypatch.setattr(engine, "connect", overtaken)
+    lent = lender.take()
+    lender.give_back(lent)
+    lender.close()
+    assert lent.raw.closed
+
+
+def test_a_closed_lender_still_lends_and_keeps_nothing_open(lender: Lender) -> None:
+    """To an operation that was given up and comes to itself late."""
+    lender.close()
+    lent = lender.take()
+    assert not lent.raw.closed
+    lender.give_back(lent)
+    assert lent.raw.closed
