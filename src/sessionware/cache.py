@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from array import array
+from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
 from sys import getsizeof
@@ -17,8 +18,8 @@ from .stores.protocol import Retired, Row
 
 # What an entry costs beside its data, texts and numbers of 64 bits: the row's tuple and numbers,
 # the entry, the key, and its places in two dicts, which are half empty now and then. Measured with
-# tracemalloc: 590 to 800 bytes.
-ENTRY_OVERHEAD = 700
+# tracemalloc: 550 to 750 bytes.
+ENTRY_OVERHEAD = 670
 _NUMBER = 32
 _STRIPES = 4096
 # Of the bytes that the cache may take, what is kept beside the rows gets these shares; see also
@@ -26,6 +27,7 @@ _STRIPES = 4096
 _TOMBSTONE_SHARE, _TOMBSTONE_BYTES = 64, 400
 _ENDED_SHARE, _ENDED_BYTES = 128, 128
 _FEWEST = 256
+_BESIDE = (1 << 20) // 10
 
 
 class Entry:
@@ -64,18 +66,22 @@ def _size(entry: Entry) -> int:
 
 def _lean(row: Row) -> Row:
     """The same row, with one object for equal times: a driver makes one for each."""
-    created, seen = row.created_at, row.last_seen
-    return row._replace(last_seen=created) if created == seen and created is not seen else row
+    created, login, seen = row.created_at, row.authenticated_at, row.last_seen
+    if created == seen and created is not seen:
+        row = row._replace(last_seen=created)
+    if created == login and created is not login:
+        row = row._replace(authenticated_at=created)
+    return row
 
 
 class RowCache:
     """Rows as they were read or written, each for at most ``ttl`` seconds.
 
-    cachetools' ``LRUCache`` with an expiry of ours, since its ``TTLCache`` costs three times as
-    much a hit, and with sizes of ours, for which it would keep one more dict. A fill carries a
-    token taken before the row was read and is dropped if the key was written or invalidated since
-    (the leases of Nishtala et al., NSDI 2013). Tokens count per stripe of keys: two keys that share
-    a stripe can only cost a fill.
+    An ordered dict with expiry and sizes of ours: cachetools' ``TTLCache`` costs five times as much
+    a hit, and its ``LRUCache`` keeps one or two dicts more, which every entry pays for. A fill
+    carries a token taken before the row was read and is dropped if the key was written or
+    invalidated since (the leases of Nishtala et al., NSDI 2013). Tokens count per stripe of keys:
+    two keys that share a stripe can only cost a fill.
     """
 
     def __init__(
@@ -91,15 +97,19 @@ class RowCache:
     def after_fork(self) -> None:
         """Start empty, with a lock that nobody holds."""
         self._lock = threading.Lock()
-        self._entries: LRUCache[bytes, Entry] = LRUCache(inf)
+        # The least recently used first.
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._size = 0
-        # Of each MiB some is for what is kept beside the rows.
-        self._room = self.max_bytes - (self.max_bytes >> 20 << 16)
+        # Of each MiB some is for what is kept beside the rows, and for the gaps between objects,
+        # which no allocator counts.
+        self._room = self.max_bytes - (self.max_bytes >> 20) * _BESIDE
         stones = max(_FEWEST, self.max_bytes // _TOMBSTONE_SHARE // _TOMBSTONE_BYTES)
         self._tombstones: LRUCache[bytes, _Tombstone] = LRUCache(stones)
         self._ended: dict[int, None] = {}
         self._most_ended = max(_FEWEST, self.max_bytes // _ENDED_SHARE // _ENDED_BYTES)
         self._generations = array("Q", bytes(8 * _STRIPES))
+        # Beside them, so that to clear is one step.
+        self._cleared = 0
         self._until, self._tick = 0.0, -inf
         self._touching: set[bytes] = set()
         # What is being written is served no more, and not evicted: most of it is replaced at once.
@@ -124,11 +134,11 @@ class RowCache:
         with self._lock:
             if key in self._writing:
                 return None
-            try:
-                entry = self._entries[key]
-            except KeyError:
+            entry = self._entries.get(key)
+            if entry is None:
                 return None
             if self._timer() < entry.until and not (self._ended and entry.row.id in self._ended):
+                self._entries.move_to_end(key)
                 return entry
             self._evict(key)
             return None
@@ -142,12 +152,12 @@ class RowCache:
     def token(self, key: bytes) -> int:
         """Take this before reading the row from the store; ``fill`` wants it."""
         with self._lock:
-            return self._generations[_stripe(key)]
+            return self._token(_stripe(key))
 
     def fill(self, key: bytes, token: int, row: Row, mark: int | None = None) -> bool:
         """Cache a row that was read, unless its key was written or invalidated since the token."""
         with self._lock:
-            if self._generations[_stripe(key)] != token or key in self._tombstones:
+            if self._token(_stripe(key)) != token or key in self._tombstones:
                 return False
             return self._put(key, row, mark)
 
@@ -155,7 +165,7 @@ class RowCache:
         """After a commit: cache what was written, or evict if another write overlapped with it."""
         with self._lock:
             stripe = _stripe(key)
-            current = self._generations[stripe] == token
+            current = self._token(stripe) == token
             self._generations[stripe] += 1
             self._writing.discard(key)
             if not (current and self._put(key, row, mark, UNTOLD)):
@@ -169,7 +179,7 @@ class RowCache:
             stripe = _stripe(key)
             self._generations[stripe] += 1
             self._writing.add(key)
-            return self._generations[stripe]
+            return self._token(stripe)
 
     def confirm(self, key: bytes, entry: Entry, mark: int | None) -> None:
         """The store has said that the row still stands: a new mark, unless it was replaced
@@ -255,7 +265,7 @@ class RowCache:
         with self._lock:
             self._entries.clear()
             self._size = 0
-            self._generations = array("Q", (each + 1 for each in self._generations))
+            self._cleared += 1
 
     def __len__(self) -> int:
         with self._lock:
@@ -269,6 +279,9 @@ class RowCache:
 
     # Under the lock.
 
+    def _token(self, stripe: int) -> int:
+        return self._generations[stripe] + (self._cleared << 48)
+
     def _put(self, key: bytes, row: Row, mark: int | None, snapshot: int | None = None) -> bool:
         if not self.enabled or row.id in self._ended:
             return False
@@ -281,6 +294,7 @@ class RowCache:
             if old.row.sid_hash is row.sid_hash and self._size + size - _size(old) <= self._room:
                 self._size += size - _size(old)
                 self._entries[key] = entry
+                self._entries.move_to_end(key)
                 return True
             # Before the new one: its key is the old row's, and would stay.
             self._evict(key)
@@ -292,7 +306,7 @@ class RowCache:
     def _grow(self, size: int) -> None:
         self._size += size
         while self._size > self._room and self._entries:
-            self._size -= _size(self._entries.popitem()[1])
+            self._size -= _size(self._entries.popitem(last=False)[1])
 
     def _end(self) -> float:
         """When an entry of now has to go. Those of about the same time share one number."""
