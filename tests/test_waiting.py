@@ -1,16 +1,20 @@
-"""Waiting in a coroutine for a thread's future: on asyncio and on trio."""
+"""Waiting in a coroutine: for a thread's future, and to be told, on asyncio and on trio."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
+import time
+import weakref
 from concurrent.futures import Future
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from sessionware.waiting import in_event_loop, wait_for
+from sessionware.waiting import TaskWaiter, in_event_loop, wait_for, waiter_here
 
 pytestmark = pytest.mark.anyio
 
@@ -123,3 +127,90 @@ def test_a_waiter_of_one_loop_may_be_woken_while_another_runs() -> None:
         return await wait_for(future, PATIENCE)
 
     assert asyncio.run(wait())
+
+
+# Told, nudged, or out of time: many waits at once, of which each ends by itself.
+
+
+async def test_each_of_many_waits_ends_at_its_own_time() -> None:
+    began, ended = time.monotonic(), {}
+
+    async def wait(seconds: float, patience: float) -> None:
+        assert await waiter_here().wait(seconds, patience, lambda: None) is None
+        ended[seconds] = time.monotonic() - began
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            for seconds in (0.3, 0.05, 0.2, 0.1):
+                group.start_soon(wait, seconds, seconds * 0.4)
+    assert list(ended) == [0.05, 0.1, 0.2, 0.3]
+    assert all(taken >= seconds * 0.95 for seconds, taken in ended.items())
+
+
+async def test_a_wait_is_nudged_whenever_its_patience_is_over_until_it_is_told() -> None:
+    waiter, nudged = waiter_here(), []
+
+    def nudge() -> None:
+        nudged.append(time.monotonic())
+        if len(nudged) == 3:
+            waiter.tell(("done", None))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(waiter_here().wait, 0.5)
+        with anyio.fail_after(PATIENCE):
+            assert await waiter.wait(PATIENCE, 0.05, nudge) == ("done", None)
+    assert all(later - sooner >= 0.04 for sooner, later in itertools.pairwise(nudged))
+
+
+async def test_who_gives_up_waiting_leaves_the_others_their_alarms() -> None:
+    nudged: list[int] = []
+
+    async def wait(number: int) -> None:
+        await waiter_here().wait(0.2, 0.05, lambda: nudged.append(number))
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            with anyio.move_on_after(0.01):
+                await wait(0)
+            group.start_soon(wait, 1)
+    assert set(nudged) == {1}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_waits_that_are_over_in_no_time_share_one_timer_and_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop: Any = asyncio.get_running_loop()
+    timers: list[float] = []
+    set_timer = loop.call_at
+
+    def call_at(when: float, *what: Any, **more: Any) -> Any:
+        timers.append(when)
+        return set_timer(when, *what, **more)
+
+    monkeypatch.setattr(loop, "call_at", call_at)
+
+    class Answer:
+        pass
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(TaskWaiter(loop).wait, 0.5)
+        await anyio.wait_all_tasks_blocked()
+        timers.clear()
+        for _ in range(100):
+            waiter, answer = TaskWaiter(loop), Answer()
+            known = weakref.ref(answer)
+            loop.call_soon(waiter.tell, (answer, None))
+            assert await waiter.wait(PATIENCE, 1.0) == (answer, None)
+            del waiter, answer
+            await asyncio.sleep(0)
+            assert known() is None
+        assert timers == []
+
+
+def test_each_event_loop_of_a_thread_has_alarms_of_its_own() -> None:
+    async def wait() -> object:
+        return await waiter_here().wait(0.01)
+
+    for _ in range(3):
+        assert asyncio.run(wait()) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
 from functools import partial
@@ -21,15 +22,16 @@ from .thread_runner import too_slow
 from .waiting import (
     Outcome,
     TaskWaiter,
-    in_asyncio,
     in_event_loop,
     result_of,
+    running_loop,
     tell,
     tell_all,
 )
 
 T = TypeVar("T")
 _MOST_LEADERS = 8
+_Last = tuple[weakref.ref[asyncio.AbstractEventLoop] | None, Queue]
 
 
 class LoopRunner:
@@ -46,6 +48,8 @@ class LoopRunner:
         self._shielded_flows = 0
         self._shares_commits = bool(getattr(store, "shares_commits", False))
         self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, Queue] = WeakKeyDictionary()
+        # A look into that costs more than a look at this.
+        self._last_queue: _Last = (None, Queue(0))
 
     async def _prepared(self, flow: Flow[T], wanted: Call | Pause | None = None) -> T:
         await self._store.aprepare()
@@ -57,8 +61,8 @@ class LoopRunner:
         except BaseException as error:
             return None, error
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+        task = loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -97,18 +101,20 @@ class LoopRunner:
     # In the event loop.
 
     async def arun(self, flow: Flow[T], /) -> T:
-        if not in_asyncio():
+        loop = running_loop()
+        if loop is None:
             return await self._shielded(flow)
-        waiter = TaskWaiter()
-        self._spawn(self._run(flow, waiter))
+        waiter = TaskWaiter(loop)
+        self._spawn(loop, self._run(flow, waiter))
         return self._result(await waiter.wait(self._timeout))  # type: ignore[no-any-return]
 
     async def _run(self, flow: Flow[Any], waiter: TaskWaiter) -> None:
         tell(waiter, await self._outcome(flow))
 
     def background(self, flow: Flow[object], /) -> None:
-        if in_asyncio():
-            self._spawn(self._alone(flow))
+        loop = running_loop()
+        if loop is not None:
+            self._spawn(loop, self._alone(flow))
 
     async def _alone(self, flow: Flow[object]) -> None:
         # Whoever needs what fails will find out.
@@ -131,15 +137,16 @@ class LoopRunner:
     async def arun_shared(
         self, key: Hashable, flow: Callable[[], Flow[T]], cached: Callable[[], T | None], /
     ) -> T:
-        if not in_asyncio():
+        loop = running_loop()
+        if loop is None:
             return await self._shielded(flow())
-        key = (asyncio.get_running_loop(), key)
+        key = (loop, key)
         deadline = time.monotonic() + self._timeout
         while True:
-            waiter = TaskWaiter()
+            waiter = TaskWaiter(loop)
             flight, current, launch = self._flights.join(key, waiter)
             if launch:
-                self._spawn(self._fly(key, flight, flow))
+                self._spawn(loop, self._fly(key, flight, flow))
             outcome = await waiter.wait(deadline - time.monotonic())
             if current or outcome is None:
                 return self._result(outcome)  # type: ignore[no-any-return]
@@ -152,30 +159,36 @@ class LoopRunner:
         self._flights.land(key, flight, await self._outcome(deferred(flow)))
 
     async def acommit(self, flow: Flow[T], /) -> T:
-        if not self._shares_commits or not in_asyncio():
+        loop = running_loop() if self._shares_commits else None
+        if loop is None:
             return await self.arun(flow)
-        waiter = TaskWaiter()
-        queue = self._queues.get(waiter.loop)
-        if queue is None:
-            queue = self._queues[waiter.loop] = Queue(_MOST_LEADERS)
+        waiter, queue = TaskWaiter(loop), self._queue_of(loop)
         job = Job(flow, waiter)
         if queue.add(job):
-            self._spawn(self._lead(queue))
-        nudge = partial(self._nudge, queue, job)
+            self._spawn(loop, self._lead(loop, queue))
+        nudge = partial(self._nudge, loop, queue, job)
         outcome = await waiter.wait(self._timeout, PATIENCE, nudge)
         if outcome is None:
             queue.withdraw(job)
         return self._result(outcome)  # type: ignore[no-any-return]
 
-    def _nudge(self, queue: Queue, job: Job) -> None:
+    def _queue_of(self, loop: asyncio.AbstractEventLoop) -> Queue:
+        last, queue = self._last_queue
+        if last is not None and last() is loop:
+            return queue
+        queue = self._queues.setdefault(loop, Queue(_MOST_LEADERS))
+        self._last_queue = (weakref.ref(loop), queue)
+        return queue
+
+    def _nudge(self, loop: asyncio.AbstractEventLoop, queue: Queue, job: Job) -> None:
         if queue.wants_leader(job):
-            self._spawn(self._lead(queue))
+            self._spawn(loop, self._lead(loop, queue))
 
-    async def _lead(self, queue: Queue) -> None:
+    async def _lead(self, loop: asyncio.AbstractEventLoop, queue: Queue) -> None:
         while jobs := queue.take():
-            await self._carry_out(jobs)
+            await self._carry_out(loop, jobs)
 
-    async def _carry_out(self, jobs: list[Job]) -> None:
+    async def _carry_out(self, loop: asyncio.AbstractEventLoop, jobs: list[Job]) -> None:
         if len(jobs) == 1:
             await self._finish(jobs[0])
             return
@@ -191,7 +204,7 @@ class LoopRunner:
             if job.outcome is not None:
                 tell(job.waiter, job.outcome)
         for job in alone:
-            self._spawn(self._finish(job))
+            self._spawn(loop, self._finish(job))
 
     async def _finish(self, job: Job) -> None:
         tell(job.waiter, await self._outcome(job.flow, job.wanted))
@@ -205,7 +218,7 @@ class LoopRunner:
 
     async def aclose(self) -> None:
         """Let what is under way come to its end, and close the store."""
-        loop = asyncio.get_running_loop() if in_asyncio() else None
+        loop = running_loop()
         tasks = [task for task in self._tasks if task.get_loop() is loop]
         if tasks:
             await asyncio.wait(tasks, timeout=self._timeout)

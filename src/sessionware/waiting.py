@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,6 +16,7 @@ T = TypeVar("T")
 Outcome: TypeAlias = tuple[Any, BaseException | None]
 """What was done gave, or the exception that it raised."""
 _Told: TypeAlias = tuple["asyncio.Future[Outcome | None]", Outcome | None]
+_Wait: TypeAlias = tuple[float, float, float, Callable[[], object]]
 _FOREVER: Final = float("inf")
 
 
@@ -29,13 +31,13 @@ class Waiter(Protocol):
 
 
 class TaskWaiter:
-    """A task of the running asyncio loop."""
+    """A task of an asyncio loop, which runs in this thread."""
 
     __slots__ = ("future", "loop")
 
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Outcome | None] = self.loop.create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[Outcome | None] = loop.create_future()
 
     def tell(self, outcome: Outcome) -> None:
         _wake(self.loop, [(self.future, outcome)])
@@ -44,43 +46,78 @@ class TaskWaiter:
         self, seconds: float, patience: float = _FOREVER, nudge: Callable[[], object] = _nothing
     ) -> Outcome | None:
         """The outcome, if it comes in time; ``nudge`` is called whenever ``patience`` is over."""
-        if not self.future.done():
-            alarm = _Alarm(self, seconds, patience, nudge)
-            try:
-                return await self.future
-            finally:
-                alarm.off()
-        return await self.future
+        if self.future.done():
+            return await self.future
+        waits = _alarms_of(self.loop).watch(self, seconds, patience, nudge)
+        try:
+            return await self.future
+        finally:
+            del waits[self]
 
 
-class _Alarm:
-    """Ends a task's wait, and calls while it lasts."""
+class _Alarms:
+    """Ends the waits of an event loop's tasks, and calls while they last.
 
-    __slots__ = ("_left", "_nudge", "_patience", "_timer", "_waiter")
+    One timer for all: most waits are over in no time, and a timer for each, made and cancelled,
+    would cost more than the rest of the wait.
+    """
 
-    def __init__(
+    __slots__ = ("_at", "_timer", "_waits")
+
+    def __init__(self) -> None:
+        # When each ends, when its next nudge is due, and its patience.
+        self._waits: dict[TaskWaiter, _Wait] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._at = _FOREVER
+
+    def watch(
         self, waiter: TaskWaiter, seconds: float, patience: float, nudge: Callable[[], object]
-    ) -> None:
-        self._waiter = waiter
-        self._left = seconds
-        self._patience = patience
-        self._nudge = nudge
-        self._wind()
+    ) -> dict[TaskWaiter, _Wait]:
+        """Begin to watch a wait. Whoever waits takes it out of what this gives."""
+        loop = waiter.loop
+        now = loop.time()
+        end, due = now + seconds, now + patience
+        self._waits[waiter] = (end, due, patience, nudge)
+        if end < self._at or due < self._at:
+            self._wind(loop, min(end, due))
+        return self._waits
 
-    def _wind(self) -> None:
-        part = min(self._left, self._patience)
-        self._left -= part
-        self._timer = self._waiter.loop.call_later(max(0.0, part), self._ring)
+    def _wind(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._at = at
+        self._timer = loop.call_at(at, self._ring, loop)
 
-    def _ring(self) -> None:
-        if self._left <= 0:
-            _settle([(self._waiter.future, None)])
-            return
-        self._nudge()
-        self._wind()
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._at, self._timer = _FOREVER, None
+        now, at = loop.time(), _FOREVER
+        for waiter, (end, due, patience, nudge) in list(self._waits.items()):
+            if end <= now:
+                _settle([(waiter.future, None)])
+                continue
+            if due <= now:
+                due = now + patience
+                self._waits[waiter] = (end, due, patience, nudge)
+                nudge()
+            at = min(at, end, due)
+        if at < self._at:
+            self._wind(loop, at)
 
-    def off(self) -> None:
-        self._timer.cancel()
+
+class _Here(threading.local):
+    """The alarms of the loop that runs in this thread."""
+
+    loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+    alarms: _Alarms
+
+
+def _alarms_of(loop: asyncio.AbstractEventLoop) -> _Alarms:
+    if _here.loop is None or _here.loop() is not loop:
+        _here.loop, _here.alarms = weakref.ref(loop), _Alarms()
+    return _here.alarms
+
+
+_here: Final = _Here()
 
 
 class ThreadWaiter:
@@ -204,7 +241,8 @@ def result_of(outcome: Outcome) -> Any:
 
 def waiter_here() -> TaskWaiter | TrioWaiter:
     """For the task that runs here."""
-    return TaskWaiter() if in_asyncio() else TrioWaiter()
+    loop = running_loop()
+    return TrioWaiter() if loop is None else TaskWaiter(loop)
 
 
 async def wait_for(future: Future[T], timeout: float) -> bool:
@@ -219,18 +257,17 @@ async def wait_for(future: Future[T], timeout: float) -> bool:
     return future.done()
 
 
-def in_asyncio() -> bool:
-    """Whether this thread is running an asyncio event loop right now."""
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The asyncio event loop that this thread is running right now."""
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 def in_event_loop() -> bool:
     """Whether this thread is running an asyncio or trio event loop right now."""
-    if in_asyncio():
+    if running_loop() is not None:
         return True
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_run())
