@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +20,16 @@ from sessionware.stores.protocol import RETIRED, Row
 from sessionware.stores.sql import SQLStore
 from sessionware.stores.sql_async import AsyncSQLStore
 from sessionware.testing.calls import caller
-from sessionware.testing.support import HOUR, MINUTE, NOW, following, make_row, new_hash, put
+from sessionware.testing.support import (
+    HOUR,
+    MINUTE,
+    NOW,
+    following,
+    make_row,
+    new_hash,
+    put,
+    resaved,
+)
 from tests import services
 from tests.databases import drivers, url_of
 
@@ -113,11 +122,53 @@ def test_a_group_does_what_its_calls_would_do_one_by_one(site: Site) -> None:
 
 
 @drivers(*GROUPING)
-def test_a_touch_that_came_between_is_not_undone_by_a_save_in_a_group(site: Site) -> None:
+def test_saves_of_content_alone_leave_all_else_as_it_was_beside_others(site: Site) -> None:
+    plain, bare, stale, shortened, changed = (
+        put(site.store, **changes)
+        for changes in ({}, {"user_id": None, "ip": None}, {}, {}, {"user_id": None})
+    )
+    saves = {
+        plain: resaved(plain),
+        bare: resaved(bare),
+        shortened: resaved(shortened, expires_at=NOW + 5),
+        changed: resaved(changed, user_id="bob", authenticated_at=NOW + 7),
+    }
+
+    answers = site.group(
+        *(Call("replace", (old, new, NOW)) for old, new in saves.items()),
+        Call("replace", (stale._replace(version=7), resaved(stale, version=8), NOW)),
+    )
+
+    assert answers == [True, True, True, True, False]
+    assert {old: site.store.reload(old.id) for old in saves} == saves
+    assert site.store.reload(stale.id) == stale
+
+
+@drivers(*GROUPING)
+def test_a_session_that_expires_while_others_come_to_share_its_commit_is_not_saved(
+    site: Site,
+) -> None:
+    """It is tried by itself afterwards, by its own time."""
+    ending, other = put(site.store, expires_at=NOW + 5), put(site.store)
+
+    answers = site.group(
+        Call("replace", (ending, resaved(ending), NOW)),
+        Call("replace", (other, resaved(other), NOW + 6)),
+    )
+
+    assert answers == [False, True]
+    assert site.store.reload(ending.id) == ending
+
+
+@pytest.mark.parametrize("save", [resaved, following])
+@drivers(*GROUPING)
+def test_a_touch_that_came_between_is_not_undone_by_a_save_in_a_group(
+    site: Site, save: Callable[..., Row]
+) -> None:
     one, other = put(site.store), put(site.store)
     later = touched(touched(one))
     assert site.store.touch(one, later, NOW)
-    saved = following(one, sid_hash=one.sid_hash, purge_after=one.purge_after)
+    saved = save(one, purge_after=one.purge_after)
 
     answers = site.group(Call("replace", (one, saved, NOW)), replacing(other))
 

@@ -7,6 +7,7 @@ than the statement: so it gets the array's bytes, made at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +24,12 @@ _HEADER: Final = Struct(">iiIii")
 _LENGTH: Final = Struct(">i")
 _NULL: Final = _LENGTH.pack(-1)
 _NUMBERS: Final = {"integer": Struct(">ii"), "bigint": Struct(">iq")}
+
+
+@lru_cache(maxsize=1024)
+def _whole(kind: str, count: int) -> Struct:
+    """So many numbers, each behind its length."""
+    return Struct(">" + _NUMBERS[kind].format.lstrip(">") * count)
 
 
 class Array:
@@ -46,10 +53,15 @@ _CLASSES: Final[dict[str, type[Array]]] = {
 
 def as_bytes(kind: str, values: Sequence[Any]) -> Array:
     """The array of a column's values, None among them; for psycopg."""
-    head = _HEADER.pack(1, int(None in values), _OIDS[kind][0], len(values), 1)
+    nulls = None in values
+    head = _HEADER.pack(1, int(nulls), _OIDS[kind][0], len(values), 1)
     parts = [head]
     number = _NUMBERS.get(kind)
-    if number is not None:
+    if number is not None and not nulls:
+        pairs = [number.size - 4] * (2 * len(values))
+        pairs[1::2] = values
+        parts.append(_whole(kind, len(values)).pack(*pairs))
+    elif number is not None:
         size, pack = number.size - 4, number.pack
         parts += [_NULL if value is None else pack(size, value) for value in values]
     else:

@@ -16,7 +16,18 @@ from ..errors import DuplicateKey
 from .arrays import Make, as_bytes, as_list
 from .grouping import BULK, Operation
 from .protocol import Row
-from .saving import SAVED, TIMES, changes, is_current, saved
+from .saving import (
+    PLAIN,
+    SAVED,
+    TIMES,
+    changes,
+    is_current,
+    is_plain,
+    moved_purge,
+    plain_changes,
+    plainly_saved,
+    saved,
+)
 from .schema import Schema
 from .statements import Gives, Script, Text
 
@@ -43,24 +54,33 @@ class _Form(NamedTuple):
     """One kind of call: the columns of its arrays, and its statement around their places."""
 
     columns: tuple[str, ...]
-    text: Callable[[str, str], str]
-    """Of the table's name and the arrays."""
+    text: Callable[[str, str, str], str]
+    """Of the table's name, the arrays and the place of the time, where there is one for all."""
     values: Callable[[tuple[Any, ...]], tuple[Any, ...]]
     """Of a call's arguments, in the order of the columns."""
     key: Callable[[tuple[Any, ...]], Any]
     """Of a call's arguments: what the statement returns of each row that was hit."""
+    timed: bool = False
+    """Whether one time is given for all."""
 
 
-def _replace_text(table: str, arrays: str) -> str:
-    given = {name: f"v.{name}" for name in SAVED}
+def _replace_text(table: str, arrays: str, _: str) -> str:
+    given = {name: f"v.{name}" for name in _REPLACED}
     return (
-        f"UPDATE {table} AS s SET {changes(given, 'GREATEST')}, "
-        "purge_after = COALESCE(v.purge_after, s.purge_after) "
+        f"UPDATE {table} AS s SET {changes(given, 'GREATEST')} "
         f"FROM {arrays} WHERE {_HEADER} AND {is_current(given)} RETURNING s.id"
     )
 
 
-def _touch_text(table: str, arrays: str) -> str:
+def _plain_text(table: str, arrays: str, now: str) -> str:
+    given = {name: f"v.{name}" for name in PLAIN} | {"now": now}
+    return (
+        f"UPDATE {table} AS s SET {plain_changes(given, 'GREATEST')} "
+        f"FROM {arrays} WHERE {_HEADER} AND {is_current(given)} RETURNING s.id"
+    )
+
+
+def _touch_text(table: str, arrays: str, _: str) -> str:
     return (
         f"UPDATE {table} AS s SET last_seen = v.last_seen, expires_at = v.expires_at, "
         f"purge_after = COALESCE(v.purge_after, s.purge_after) FROM {arrays} "
@@ -70,7 +90,7 @@ def _touch_text(table: str, arrays: str) -> str:
     )
 
 
-def _insert_text(table: str, arrays: str) -> str:
+def _insert_text(table: str, arrays: str, _: str) -> str:
     names = ", ".join(_INSERTED)
     return (
         f"INSERT INTO {table} ({names}) SELECT {names} FROM {arrays} "
@@ -78,23 +98,25 @@ def _insert_text(table: str, arrays: str) -> str:
     )
 
 
-def _moved_purge(old: Row, new: Row) -> int | None:
-    # What is named and stays the same would undo a touch that came between.
-    return None if new.purge_after == old.purge_after else new.purge_after
-
-
 def _replace_values(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     old, new, now = arguments
-    return *saved(old, new, now), _moved_purge(old, new)
+    return *saved(old, new, now), moved_purge(old, new)
 
 
 def _touch_values(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     old, new, now = arguments
     times = new.last_seen, new.expires_at
-    return old.id, old.sid_hash, old.version, now, *times, _moved_purge(old, new)
+    return old.id, old.sid_hash, old.version, now, *times, moved_purge(old, new)
 
 
 _FORMS: Final = {
+    "plain": _Form(
+        PLAIN,
+        _plain_text,
+        lambda given: plainly_saved(given[0], given[1]),
+        lambda given: given[0].id,
+        timed=True,
+    ),
     "replace": _Form(_REPLACED, _replace_text, _replace_values, lambda given: given[0].id),
     "touch": _Form(_TOUCHED, _touch_text, _touch_values, lambda given: given[0].id),
     "insert": _Form(
@@ -102,7 +124,13 @@ _FORMS: Final = {
     ),
 }
 
-assert frozenset(_FORMS) == BULK
+assert frozenset(_FORMS) == BULK | {"plain"}
+
+
+def _form_of(operation: Operation) -> str:
+    method, arguments, _ = operation
+    plain = method == "replace" and is_plain(arguments[0], arguments[1])
+    return "plain" if plain else method
 
 
 class Bulk:
@@ -113,28 +141,30 @@ class Bulk:
         numbered = dialect.driver == "asyncpg"
         self._array: Make = as_list if numbered else as_bytes
         self._texts: dict[str, str] = {}
-        for method, form in _FORMS.items():
+        for kind, form in _FORMS.items():
             places = ", ".join(
                 f"{f'${number}' if numbered else '%s'}::{_KINDS.get(name, 'bigint')}[]"
                 for number, name in enumerate(form.columns, 1)
             )
             arrays = f"unnest({places}) AS v ({', '.join(form.columns)})"
-            self._texts[method] = form.text(table, arrays)
+            now = f"${len(form.columns) + 1}" if numbered else "%s"
+            self._texts[kind] = form.text(table, arrays, f"{now}::bigint")
 
     def together(self, operations: Sequence[Operation]) -> Script[list[Any]]:
-        """Carry out operations of one method, none of which has the key of another; the answer to
-        each.
-        """
-        method = operations[0].method
-        form = _FORMS[method]
+        """Carry out operations of ``in_bulk``; the answer to each."""
+        kind = _form_of(operations[0])
+        form = _FORMS[kind]
         columns = zip(*(form.values(each.args) for each in operations), strict=True)
-        arrays = tuple(
+        arrays: tuple[Any, ...] = tuple(
             self._array(_KINDS.get(name, "bigint"), column)
             for name, column in zip(form.columns, columns, strict=True)
         )
-        found = yield Text(self._texts[method], arrays, Gives.ROWS)
+        if form.timed:
+            # The latest: whose session has expired in between is tried by itself.
+            arrays = (*arrays, max(each.args[2] for each in operations))
+        found = yield Text(self._texts[kind], arrays, Gives.ROWS)
         keys = [form.key(each.args) for each in operations]
-        if method != "insert":
+        if kind != "insert":
             hit = {row[0] for row in found}
             return [key in hit for key in keys]
         ids = {bytes(row[0]): row[1] for row in found}
@@ -150,7 +180,7 @@ def in_bulk(operations: Sequence[Operation]) -> list[list[int]]:
         taken.setdefault((method, _FORMS[method].key(arguments)), place)
     statements: dict[str, list[int]] = {}
     for place in taken.values():
-        statements.setdefault(operations[place].method, []).append(place)
+        statements.setdefault(_form_of(operations[place]), []).append(place)
     return list(statements.values())
 
 

@@ -13,7 +13,17 @@ from sqlalchemy.dialects import sqlite
 
 from .grouping import Operation
 from .protocol import Row
-from .saving import SAVED, changes, is_current, saved
+from .saving import (
+    PLAIN,
+    SAVED,
+    changes,
+    is_current,
+    is_plain,
+    moved_purge,
+    plain_changes,
+    plainly_saved,
+    saved,
+)
 from .schema import Schema
 from .statements import Gives, Script, Text
 
@@ -36,7 +46,8 @@ class ManySaves:
         alike: dict[bool, dict[int, int]] = {}
         for place, (method, args, _) in enumerate(operations):
             if method == "replace" and _ABLE:
-                alike.setdefault(_moves_purge(args), {}).setdefault(args[0].id, place)
+                old, new, _ = args
+                alike.setdefault(is_plain(old, new), {}).setdefault(old.id, place)
         found: list[list[int]] = []
         for chosen in map(list, map(dict.values, alike.values())):
             while len(chosen) >= _LEAST:
@@ -49,33 +60,35 @@ class ManySaves:
 
     def replace(self, saves: Sequence[tuple[Row, Row, int]]) -> Script[list[bool]]:
         """See ``Steps.replace_many``."""
-        moves = _moves_purge(saves[0])
+        plain = is_plain(*saves[0][:2])
         values: list[Any] = []
         for old, new, now in saves:
-            values += saved(old, new, now)
-            if moves:
-                values.append(new.purge_after)
-        found = yield Text(self._text(len(saves), moves), tuple(values), Gives.ROWS)
+            if plain:
+                values += plainly_saved(old, new)
+            else:
+                values += saved(old, new, now)
+                values.append(moved_purge(old, new))
+        if plain:
+            values.append(max(now for _, _, now in saves))
+        found = yield Text(self._text(len(saves), plain), tuple(values), Gives.ROWS)
         hit = {row[0] for row in found}
         return [old.id in hit for old, _, _ in saves]
 
-    def _text(self, count: int, moves: bool) -> str:
-        text = self._texts.get((count, moves))
+    def _text(self, count: int, plain: bool) -> str:
+        text = self._texts.get((count, plain))
         if text is None:
-            text = self._texts[count, moves] = self._made(count, moves)
+            text = self._texts[count, plain] = self._made(count, plain)
         return text
 
-    def _made(self, count: int, moves: bool) -> str:
-        names = (*SAVED, "purge_after") if moves else SAVED
+    def _made(self, count: int, plain: bool) -> str:
+        names = PLAIN if plain else (*SAVED, "purge_after")
         given = {name: f"v.column{number}" for number, name in enumerate(names, 1)}
         rows = ", ".join([f"({', '.join('?' * len(names))})"] * count)
-        purge = f", purge_after = {given['purge_after']}" if moves else ""
+        if plain:
+            changed, given["now"] = plain_changes(given, "max"), "?"
+        else:
+            changed = changes(given, "max")
         return (
-            f"UPDATE {self._table} AS s SET {changes(given, 'max')}{purge} "
+            f"UPDATE {self._table} AS s SET {changed} "
             f"FROM (VALUES {rows}) AS v WHERE {is_current(given)} RETURNING id"
         )
-
-
-def _moves_purge(save: tuple[Row, Row, int]) -> bool:
-    """SQLite rewrites an index for a column that is only named."""
-    return save[0].purge_after != save[1].purge_after

@@ -28,7 +28,7 @@ from ..errors import DuplicateKey
 from .grouping import Operation
 from .many import ManySaves
 from .protocol import RETIRED, Decision, Found, Row, Stamp
-from .saving import CONTENT, TIMES, grows
+from .saving import CONTENT, TIMES, Larger, grows, is_plain
 from .schema import Schema
 from .spent import Spent
 from .statements import Gives, Script, Statement, Text
@@ -41,6 +41,15 @@ _WRITTEN: Final = (
     "old_version",
     "old_epoch",
     "grows",
+    "now",
+)
+_PLAINLY_WRITTEN: Final = (
+    "new_data",
+    "new_last_seen",
+    "new_expires_at",
+    "row_id",
+    "old_version",
+    "old_epoch",
     "now",
 )
 _REPLACED: Final = (*CONTENT, *TIMES)
@@ -70,6 +79,7 @@ class Steps:
             sessions.epoch == bindparam("old_epoch"),
             sessions.expires_at > bindparam("now"),
         )
+        self._plain = self._plain_save(guarded)
         self._replace = self._variants(guarded, _REPLACED)
         self._rotate = self._variants(guarded, ("sid_hash", *_REPLACED))
         self._overwrite = self._variants(by_id, ("sid_hash", *_REPLACED))
@@ -99,6 +109,16 @@ class Steps:
         self._retire = Statement(insert(schema.retired), Gives.NOTHING, ("sid_hash", "until"))
         self._many = ManySaves(schema)
         self.purge = Spent(schema).purge
+
+    def _plain_save(self, guarded: Any) -> Statement:
+        sessions = self.schema.sessions.c
+        one: Any = literal_column("1")
+        values: dict[str, Any] = {"version": sessions.version + one, "data": bindparam("new_data")}
+        for name in TIMES:
+            # A touch that came between moved no version, and is not undone.
+            values[name] = Larger(sessions[name], bindparam(f"new_{name}", type_=BigInteger))
+        clause = update(self.schema.sessions).where(guarded).values(values)
+        return Statement(clause, Gives.COUNT, _PLAINLY_WRITTEN)
 
     def _variants(self, where: Any, columns: tuple[str, ...]) -> tuple[Statement, Statement]:
         """Without and with ``purge_after``: SQLite rewrites an index for a column that is only
@@ -163,6 +183,10 @@ class Steps:
         raise DuplicateKey("a session with this key exists")
 
     def replace(self, old: Row, new: Row, now: int) -> Script[bool]:
+        if is_plain(old, new):
+            times = new.last_seen, new.expires_at
+            values = (new.data, *times, old.id, old.version, old.epoch, now)
+            return bool((yield self._plain, values))
         return bool((yield _written(self._replace, old, new, now)))
 
     def rotate(self, old: Row, new: Row, now: int, retired_until: int) -> Script[bool]:

@@ -69,6 +69,19 @@ def following(row: Row, **changes: Any) -> Row:
     return changed._replace(**changes)
 
 
+def resaved(row: Row, **changes: Any) -> Row:
+    """The next version of a row as most requests leave it: other content, later times, and all else
+    as it was.
+    """
+    changed = row._replace(
+        version=row.version + 1,
+        data=b"new data",
+        last_seen=row.last_seen + 1,
+        expires_at=row.expires_at + 1,
+    )
+    return changed._replace(**changes)
+
+
 @contextmanager
 def unchanged(store: Store, row: Row) -> Iterator[None]:
     """Prove that the row is there, the same before and after."""

@@ -9,13 +9,29 @@ import pytest
 
 from ..errors import DuplicateKey
 from ..stores.protocol import Row, Store
-from .support import HOUR, MINUTE, NOW, SPENT, Checks, following, make_row, new_hash, put, unchanged
+from .support import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SPENT,
+    Checks,
+    following,
+    make_row,
+    new_hash,
+    put,
+    resaved,
+    unchanged,
+)
 
 Write = Callable[[Store, Row, Row, int], bool]
 
 
 def _replace(store: Store, old: Row, new: Row, now: int) -> bool:
     return store.replace(old, new, now)
+
+
+def _save(store: Store, old: Row, new: Row, now: int) -> bool:
+    return store.replace(old, resaved(old, data=new.data), now)
 
 
 def _rotate(store: Store, old: Row, new: Row, now: int) -> bool:
@@ -26,7 +42,7 @@ def _touch(store: Store, old: Row, new: Row, now: int) -> bool:
     return store.touch(old, new, now)
 
 
-WRITES = (_replace, _rotate)
+WRITES = (_replace, _save, _rotate)
 ALL = (*WRITES, _touch)
 
 
@@ -111,8 +127,37 @@ class WritingChecks(Checks):
         assert subject.load(given.sid_hash, NOW) is None
         assert subject.reload(row.id) == new
 
+    def test_a_save_of_content_and_times_leaves_all_else_as_it_was(self, subject: Store) -> None:
+        for row in (put(subject), put(subject, user_id=None, authenticated_at=None, ip=None)):
+            new = resaved(row)
+
+            assert subject.replace(row, new, NOW) is True
+
+            assert subject.load(row.sid_hash, NOW) == new
+
+    def test_a_save_does_not_undo_a_touch_that_came_between(self, subject: Store) -> None:
+        for save in (resaved, following):
+            row = put(subject)
+            seen, ends = row.last_seen + HOUR, row.expires_at + HOUR
+            touched = row._replace(last_seen=seen, expires_at=ends)
+            assert subject.touch(row, touched, NOW)
+
+            assert subject.replace(row, save(row), NOW) is True
+
+            found = subject.reload(row.id)
+            assert found is not None
+            assert (found.last_seen, found.expires_at) == (seen, ends)
+
+    def test_a_save_can_shorten_a_life(self, subject: Store) -> None:
+        row = put(subject)
+
+        assert subject.replace(row, resaved(row, expires_at=NOW + 2), NOW) is True
+
+        assert subject.count(NOW + 1) == 1
+        assert subject.count(NOW + 2) == 0
+
     def test_a_write_can_empty_and_fill_what_is_optional(self, subject: Store) -> None:
-        for write in WRITES:
+        for write in (_replace, _rotate):
             full = put(subject)
             empty = full._replace(
                 version=2, user_id=None, authenticated_at=None, ip=None, user_agent=None
