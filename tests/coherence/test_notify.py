@@ -27,7 +27,7 @@ from sessionware import SessionManager
 from sessionware.coherence import notify
 from sessionware.coherence.broadcast import Broadcast
 from sessionware.coherence.messages import parse
-from sessionware.coherence.notify import notify_channel
+from sessionware.coherence.notify import NotifyTransport, notify_channel
 from sessionware.flows import Call
 from tests.apps import Browser, Managers, app_of
 from tests.coherence.helping import (
@@ -134,6 +134,23 @@ def test_a_warm_read_asks_nobody_and_a_write_does_not_evict_what_it_wrote(
     until(lambda: content(there, cookie) == {"n": 2})
     assert served_unasked(here, cookie)
     assert not [each for each in statements if "pg_notify" in each], "no connection of the pool"
+
+
+def test_a_message_that_waits_for_no_disk_leaves_the_connection_as_durable_as_it_was(
+    postgres_url: str, table_name: str
+) -> None:
+    """Behind a pooler it may be another's next."""
+    url = make_url(postgres_url)
+    transport = NotifyTransport(url, url, table_name)
+    transport.connect()
+    try:
+        transport.say("a text")
+        assert list(transport.hear(5)) == ["a text"]
+        assert transport._connection is not None
+        shown = transport._connection.execute("SHOW synchronous_commit").fetchone()
+        assert shown == ("on",)
+    finally:
+        transport.disconnect()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

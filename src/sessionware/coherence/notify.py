@@ -29,7 +29,8 @@ _PATIENCE = {
 }
 _NAME = {"application_name": "sessionware-listener"}
 _ANSWER_SECONDS: Final = 4.0
-_NOTIFY: Final = b"SELECT pg_notify($1, $2)"
+# To commit it no disk is waited for: what a crash of the server would lose, it tells nobody anyway.
+_NOTIFY: Final = b"SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
 _ASYNCPG_ONLY = frozenset(
     {
         "prepared_statement_cache_size",
