@@ -16,19 +16,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sessionware.cache import RowCache
 from sessionware.clock import now
 from sessionware.stores import Row
 
 from .peers.ours import manager_for
 from .rows import Tick, cookie_of, copies, drop, fill, one_row, user_of
-from .site import Place
+from .site import PAYLOAD, Place
 
 CASES = ("500 bytes", "40 to 4,000 bytes", "500 bytes, and logouts")
 """What is filled in; the last of them ends every eighth session, and the cache remembers that."""
 _STEP = 5_000
 _SIZE = 592
 _WARM_UP = 500
+_PAYLOAD_BYTES = 500
 
 
 class Meter:
@@ -67,7 +70,7 @@ def _sessions(folder: Path, *, traced: bool, sessions: int, tick: Tick) -> dict[
     """Sessions that requests have loaded and looked into, and that the cache keeps."""
     place = Place(folder, "memory-sqlite")
     try:
-        row = one_row(place, "sqlite")
+        row = one_row(place, "sqlite", _content())
         fill(place, "sqlite", copies(row, _WARM_UP + sessions))
         manager = manager_for(place, cache_max_bytes=1 << 33, cache_ttl=3600.0)
         cookies = [cookie_of(manager, number) for number in range(_WARM_UP + sessions)]
@@ -95,6 +98,13 @@ def _sessions(folder: Path, *, traced: bool, sessions: int, tick: Tick) -> dict[
         raise ValueError("the cache did not keep what it was to keep")
     counted = stats["cache_bytes"] - before["cache_bytes"]
     return {"taken": taken / sessions, "counted": counted / sessions, "data": len(row.data)}
+
+
+def _content() -> dict[str, Any]:
+    """What makes, with the user's ID, 500 bytes of JSON."""
+    content: dict[str, Any] = {**PAYLOAD, "seen": ""}
+    size = len(msgspec.json.encode({**content, "user_id": user_of(0)}))
+    return content | {"seen": "." * (_PAYLOAD_BYTES - size)}
 
 
 def _budget(case: str, *, traced: bool, fills: int, max_bytes: int, tick: Tick) -> dict[str, Any]:

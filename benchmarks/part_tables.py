@@ -78,7 +78,7 @@ def session(results: dict[str, Any]) -> Table:
         rows.append(["the same as `cache_max_bytes` counts it", number(counted), ""])
     if cached["resident"] is not None:
         rows.append(["the same by the resident size", number(cached["resident"]), ""])
-    return ["a session of 0.5 KB", "bytes", "goal"], rows
+    return ["a session of 500 bytes", "bytes", "goal"], rows
 
 
 def budget(results: dict[str, Any]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from hashlib import sha256
 from itertools import islice
@@ -48,14 +48,12 @@ def user_of(number: int) -> str:
     return f"user-{number:09}"
 
 
-def one_row(place: Place, driver: str) -> Row:
-    """A session of 500 bytes whose user is logged in, as it comes out of the table, which is
-    left empty.
-    """
+def one_row(place: Place, driver: str, content: Mapping[str, Any] = PAYLOAD) -> Row:
+    """A session whose user is logged in, as it comes out of the table, which is left empty."""
     manager = manager_for(place, driver)
     try:
         session = manager.open(None)
-        session.update(PAYLOAD)
+        session.update(content)
         session["user_id"] = user_of(0)
         manager.close(session)
         (row,) = manager.store.user_rows(user_of(0), now())
@@ -81,6 +79,7 @@ def copies(
             user_id=user,
             data=row.data.replace(owner, owner_of(user)).replace(name, user.encode()),
             created_at=row.created_at + shift,
+            authenticated_at=row.authenticated_at and row.authenticated_at + shift,
             last_seen=row.last_seen + shift,
             expires_at=row.expires_at + shift,
             purge_after=row.purge_after + shift,

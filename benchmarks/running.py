@@ -148,7 +148,7 @@ class Run:
                     taken = workers[name].ask(
                         "round",
                         name=scenario.name,
-                        seconds=self.effort.seconds,
+                        seconds=self.effort.seconds * scenario.windows,
                         bare_first=bool(number % 2),
                     )
                     slices.setdefault(name, []).append(taken)

@@ -17,6 +17,10 @@ class Scenario:
     per_second: bool = False
     """Shown as requests a second of the whole app, not as what is added to the bare one."""
     quick: bool = True
+    windows: int = 1
+    """How many times as long as others it is measured at a stretch: many in flight take a while to
+    get into step.
+    """
 
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -30,7 +34,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("write20", "write 20 KB", "write", "as write, with 20 KB", quick=False),
     Scenario("cold", "cold read", "read", "the cache of the process is emptied before each"),
     Scenario(
-        "writes64", "64 writes", "write", "64 in flight, each of its own session", per_second=True
+        "writes64", "64 writes", "write", "64 in flight, each of its own session",
+        per_second=True, windows=5,
     ),
     Scenario(
         "stampede", "500 cold reads", "read",
