@@ -23,10 +23,10 @@ anyio_backend, blockbuster = test_hot_path.anyio_backend, test_hot_path.blockbus
 managers = test_hot_path.managers
 
 CALLS = {
-    "write": 115,
-    "nested": 133,
+    "write": 106,
+    "nested": 124,
     "login": 122,
-    "rotation": 189,
+    "rotation": 184,
 }
 
 
