@@ -162,7 +162,7 @@ async def test_a_purge_spares_a_lease_that_is_taken_again_while_it_looks(
         for store in (purging, claiming):
             store.prepare()
         assert claiming.claim(key, 0, 1_000)
-        event.listen(purging._ready_engine(), "before_cursor_execute", claim)
+        event.listen(purging._make_ready()[0], "before_cursor_execute", claim)
         purging.purge(now, 100)
         assert claims == [True]
         assert not purging.claim(key, now, until + 1), "two hold it"

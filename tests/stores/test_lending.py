@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import ExitStack
+from typing import Any
+
 import pytest
 from sqlalchemy import Connection, Engine
 
 from sessionware.stores.engines import make_engine
 from sessionware.stores.lending import Lender
+from sessionware.stores.sql import SQLStore
 from tests import services
 
 pytestmark = pytest.mark.postgres
@@ -23,13 +28,11 @@ def lender(engine: Engine) -> Lender:
     return Lender(engine, 2, 5)
 
 
-def test_what_is_given_back_after_its_pool_was_disposed_of_is_closed_with_the_lender(
-    lender: Lender,
-) -> None:
+def test_what_is_given_back_after_its_pool_was_disposed_of_is_closed(lender: Lender) -> None:
     lent = lender.take()
     lender.dispose()
+    assert not lent.raw.closed
     lender.give_back(lent)
-    lender.close()
     assert lent.raw.closed
 
 
@@ -74,4 +77,60 @@ def test_a_closed_lender_still_lends_and_keeps_nothing_open(lender: Lender) -> N
     lent = lender.take()
     assert not lent.raw.closed
     lender.give_back(lent)
+    assert lent.raw.closed
+
+
+def test_what_goes_back_to_its_pool_while_that_is_disposed_of_is_closed(
+    lender: Lender, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = engine.pool
+    recreate = pool.recreate
+    with ExitStack() as stack:
+        raw: Any = stack.enter_context(lender.pooled()).connection.driver_connection
+
+        def overtaken() -> Any:
+            # The pool has closed what it had, and is still the engine's.
+            stack.close()
+            return recreate()
+
+        monkeypatch.setattr(pool, "recreate", overtaken)
+        lender.dispose()
+        assert raw.closed
+
+
+def make_store(postgres_url: str, table_name: str) -> SQLStore:
+    url = services.with_driver(postgres_url, "postgresql+psycopg")
+    store = SQLStore(url, table_name=table_name)
+    store.prepare()
+    return store
+
+
+def lender_of(store: SQLStore) -> Lender:
+    assert store._ready is not None
+    _, lender = store._ready
+    assert lender is not None
+    return lender
+
+
+def test_a_store_that_renews_its_connections_closes_those_in_use_when_they_come_back(
+    postgres_url: str, table_name: str
+) -> None:
+    store = make_store(postgres_url, table_name)
+    lent = lender_of(store).take()
+    store.renew()
+    lender_of(store).give_back(lent)
+    assert lent.raw.closed
+    assert store.count(0) == 0
+    store.close()
+
+
+def test_a_store_that_is_dropped_without_being_closed_leaves_no_connection_open(
+    postgres_url: str, table_name: str
+) -> None:
+    store = make_store(postgres_url, table_name)
+    lender = lender_of(store)
+    lent = lender.take()
+    lender.give_back(lent)
+    del store
+    gc.collect()
     assert lent.raw.closed

@@ -47,8 +47,6 @@ class Lender:
         self._changed = threading.Condition()
         self._waiting = 0
         self._closed = False
-        # A connection must not go back to a pool that is disposed of at that moment.
-        self._disposing = threading.RLock()
 
     def take(self) -> Lent:
         """The connection that was used last, or a new one."""
@@ -69,7 +67,7 @@ class Lender:
 
     def give_back(self, lent: Lent) -> None:
         self._idle.append(lent)
-        if self._closed:
+        if self._closed or lent.pool is not self._engine.pool:
             self._let_go()
         # Who begins to wait after this looks once more before it does.
         if self._waiting:
@@ -131,8 +129,10 @@ class Lender:
     def dispose(self) -> None:
         """Close all that are at hand; those in use are closed when they are given back."""
         self._let_go()
-        with self._disposing:
-            self._engine.dispose()
+        pool = self._engine.pool
+        self._engine.dispose()
+        # What has gone back to it meanwhile.
+        pool.dispose()
 
     def close(self) -> None:
         """Dispose of them for good."""
@@ -149,11 +149,11 @@ class Lender:
                     self._ended()
 
     def _close(self, connection: Connection, pool: Pool) -> None:
-        with self._disposing, suppress(SQLAlchemyError):
-            if self._closed or self._engine.pool is not pool:
-                # Nobody would ever close what goes back there.
-                connection.detach()
+        with suppress(SQLAlchemyError):
             connection.close()
+        if self._closed or self._engine.pool is not pool:
+            # Nobody else would ever close what has gone back there.
+            pool.dispose()
 
     def forget(self) -> None:
         """In a child process: they are the parent's. Closed by nobody here, not even by chance."""

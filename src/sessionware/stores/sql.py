@@ -50,8 +50,8 @@ class SQLStore(SQLBase):
         super().__init__(**options)
         refuse_one_connection(database)
         self._given = database if isinstance(database, Engine) else None
-        self._engine: Engine | None = None
-        self._lender: Lender | None = None
+        # Read as one: another thread may close the store meanwhile.
+        self._ready: tuple[Engine, Lender | None] | None = None
         self._prepared = False
         self._disposal: weakref.finalize[..., SQLStore] | None = None
         self._take_url(database.url if isinstance(database, Engine) else make_url(database))
@@ -89,52 +89,51 @@ class SQLStore(SQLBase):
         nobody ever sees what it commits (sqlite.org/howtocorrupt.html, 2.6).
         """
         own = self._given is None or self._url.get_backend_name() == "sqlite"
-        if self._engine is not None and own and not is_memory(self._url):
+        if own and not is_memory(self._url):
             self._dispose()
 
     def _dispose(self) -> None:
-        if self._lender is not None:
-            self._lender.dispose()
-        elif self._engine is not None:
-            self._engine.dispose()
+        if self._ready is not None:
+            engine, lender = self._ready
+            (lender or engine).dispose()
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's connections alone and start afresh."""
-        if self._lender is not None:
-            self._lender.forget()
-        if self._engine is not None:
-            self._engine.dispose(close=False)
+        if self._ready is not None:
+            engine, lender = self._ready
+            if lender is not None:
+                lender.forget()
+            engine.dispose(close=False)
         if self._disposal is not None:
             self._disposal.detach()
         if self._given is None:
-            self._engine = self._lender = None
+            self._ready = None
         if self.stamps is not None:
             self.stamps.after_fork()
         self._prepared = False
         self._forget()
 
-    def _ready_engine(self) -> Engine:
-        engine = self._engine
-        if engine is not None:
-            return engine
+    def _make_ready(self) -> tuple[Engine, Lender | None]:
         with self._setup:
-            if self._engine is None:
+            if self._ready is None:
                 if self._given is not None:
-                    self._engine = self._given.execution_options(isolation_level="AUTOCOMMIT")
+                    theirs = self._given.execution_options(isolation_level="AUTOCOMMIT")
+                    self._ready = (theirs, None)
                 else:
                     create_private_file(self._url)
                     engine = make_engine(
                         self._url, timeout=self.timeout, connections=self._connections
                     )
-                    self._lender = lender = Lender(engine, self.connections, self.timeout)
+                    lender = Lender(engine, self.connections, self.timeout)
                     # A store that is dropped without close() leaves no connection open.
                     self._disposal = weakref.finalize(self, lender.close)
-                    self._engine = engine
-            return self._engine
+                    self._ready = (engine, lender)
+            return self._ready
 
     @property
     def _broken(self) -> tuple[type[Exception], ...]:
-        return (OSError,) if self._engine is None else broken(self._engine.dialect)
+        ready = self._ready
+        return (OSError,) if ready is None else broken(ready[0].dialect)
 
     def renew(self) -> None:
         """Let go of the connections of an engine of our own: they may hang for good."""
@@ -310,15 +309,15 @@ class SQLStore(SQLBase):
 
     def _straight(self) -> Lender | None:
         """Who lends connections that go straight to the driver, if they may."""
-        engine = self._engine or self._ready_engine()
-        return self._lender if self._lender is not None and goes_straight(engine) else None
+        engine, lender = self._ready or self._make_ready()
+        return lender if lender is not None and goes_straight(engine) else None
 
     def _after(self, error: BaseException, lender: Lender, lent: Lent) -> None:
         """Keep the connection if it is still of use."""
         if isinstance(error, DBAPIError):
             if error.connection_invalidated or connection_is_stale(error):
                 lender.drop(lent)
-                self._dispose()
+                lender.dispose()
                 return
         elif isinstance(error, self._broken) or not isinstance(error, Exception):
             lender.drop(lent)
@@ -331,9 +330,8 @@ class SQLStore(SQLBase):
         )
 
     def _connected(self, work: Callable[[Connection], T]) -> T:
-        engine = self._ready_engine()
-        connect = engine.connect if self._lender is None else self._lender.pooled
-        with connect() as connection:
+        engine, lender = self._ready or self._make_ready()
+        with engine.connect() if lender is None else lender.pooled() as connection:
             try:
                 result = work(connection)
                 if self._given is not None:
@@ -374,7 +372,7 @@ class SQLStore(SQLBase):
         with self._setup:
             if self._disposal is not None:
                 self._disposal()
-                self._engine = self._lender = self._disposal = None
+                self._ready = self._disposal = None
             # A memory database is empty after this.
             self._prepared = self._prepared and not is_memory(self._url)
         if self.stamps is not None:
