@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future
+from contextvars import Context, ContextVar
 from typing import Any
 
 import anyio
@@ -209,8 +210,63 @@ async def test_waits_that_are_over_in_no_time_share_one_timer_and_leave_nothing_
 
 
 def test_each_event_loop_of_a_thread_has_alarms_of_its_own() -> None:
-    async def wait() -> object:
-        return await waiter_here().wait(0.01)
+    async def told_at_once() -> None:
+        waiter = waiter_here()
+        asyncio.get_running_loop().call_soon(waiter.tell, (7, None))
+        assert await waiter.wait(0.01) == (7, None)
+
+    async def told_nothing() -> None:
+        async with asyncio.timeout(PATIENCE):
+            assert await waiter_here().wait(0.05) is None
 
     for _ in range(3):
-        assert asyncio.run(wait()) is None
+        asyncio.run(told_at_once())
+        asyncio.run(told_nothing())
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_nudge_that_fails_is_reported_and_ends_no_alarm() -> None:
+    loop = asyncio.get_running_loop()
+    reported: list[Any] = []
+    loop.set_exception_handler(lambda _, about: reported.append(about["exception"]))
+
+    def fail() -> None:
+        raise RuntimeError("no more threads")
+
+    try:
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for seconds in (0.1, 0.15):
+                    group.start_soon(TaskWaiter(loop).wait, seconds)
+                assert await TaskWaiter(loop).wait(0.12, 0.05, fail) is None
+    finally:
+        loop.set_exception_handler(None)
+    assert {str(error) for error in reported} == {"no more threads"}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_timer_of_all_keeps_nothing_of_the_request_that_set_it() -> None:
+    loop = asyncio.get_running_loop()
+    request: ContextVar[object] = ContextVar("request")
+    seen: list[object] = []
+
+    class Request:
+        pass
+
+    async def visit(known: Request) -> None:
+        request.set(known)
+        await TaskWaiter(loop).wait(0.02)
+
+    known = Request()
+    alive = weakref.ref(known)
+    first = asyncio.create_task(visit(known), context=Context())
+    del known
+    await asyncio.sleep(0)
+    second = TaskWaiter(loop)
+    waiting = asyncio.create_task(second.wait(0.2, 0.05, lambda: seen.append(request.get(None))))
+    await first
+    del first
+    await asyncio.sleep(0)
+    assert alive() is None
+    await waiting
+    assert set(seen) == {None}

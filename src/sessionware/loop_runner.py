@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -31,7 +31,7 @@ from .waiting import (
 
 T = TypeVar("T")
 _MOST_LEADERS = 8
-_Last = tuple[weakref.ref[asyncio.AbstractEventLoop] | None, Queue]
+_Last: TypeAlias = tuple[weakref.ref[asyncio.AbstractEventLoop] | None, Queue]
 
 
 class LoopRunner:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -17,6 +18,7 @@ Outcome: TypeAlias = tuple[Any, BaseException | None]
 """What was done gave, or the exception that it raised."""
 _Told: TypeAlias = tuple["asyncio.Future[Outcome | None]", Outcome | None]
 _Wait: TypeAlias = tuple[float, float, float, Callable[[], object]]
+"""When it ends, when its next nudge is due, its patience, and the nudge."""
 _FOREVER: Final = float("inf")
 
 
@@ -65,7 +67,6 @@ class _Alarms:
     __slots__ = ("_at", "_timer", "_waits")
 
     def __init__(self) -> None:
-        # When each ends, when its next nudge is due, and its patience.
         self._waits: dict[TaskWaiter, _Wait] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._at = _FOREVER
@@ -86,11 +87,13 @@ class _Alarms:
         if self._timer is not None:
             self._timer.cancel()
         self._at = at
-        self._timer = loop.call_at(at, self._ring, loop)
+        # In a context of its own: it outlives the request that happens to set it.
+        self._timer = loop.call_at(at, self._ring, loop, context=Context())
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        # A clock with coarse steps may stand a little before the time that has come.
+        now, at = max(loop.time(), self._at), _FOREVER
         self._at, self._timer = _FOREVER, None
-        now, at = loop.time(), _FOREVER
         for waiter, (end, due, patience, nudge) in list(self._waits.items()):
             if end <= now:
                 _settle([(waiter.future, None)])
@@ -98,7 +101,12 @@ class _Alarms:
             if due <= now:
                 due = now + patience
                 self._waits[waiter] = (end, due, patience, nudge)
-                nudge()
+                try:
+                    nudge()
+                except Exception as error:
+                    # No business of the other waits.
+                    about = {"message": "a wait for the store was nudged", "exception": error}
+                    loop.call_exception_handler(about)
             at = min(at, end, due)
         if at < self._at:
             self._wind(loop, at)
