@@ -115,6 +115,28 @@ def test_a_job_that_was_cancelled_before_it_began_is_skipped() -> None:
     threads.close()
 
 
+def test_where_the_system_has_no_more_threads_those_that_there_are_do_the_work(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ran: list[int] = []
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            threads.post(lambda: ran.append(1))
+    gate = Gate()
+    first = threads.submit(gate)
+    assert gate.begun.wait(PATIENCE)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", refuse)
+        second = threads.submit(lambda: 2)
+    gate.open.set()
+    assert (first.result(PATIENCE), second.result(PATIENCE)) == ("done", 2)
+    assert ran == [], "whoever was told that it failed does not find it done"
+
+
 def test_closing_lets_the_work_that_was_submitted_be_done_and_ends_the_threads() -> None:
     threads = Threads(2, "sessionware-test")
     gates = [Gate() for _ in range(4)]

@@ -85,6 +85,11 @@ class Queue:
                 job.begun = True
             return jobs
 
+    def step_down(self) -> None:
+        """For a leader who could not begin."""
+        with self._lock:
+            self.leaders -= 1
+
     def resign(self) -> bool:
         """For a leader who has other things to do; whether somebody has to lead in its place."""
         with self._lock:

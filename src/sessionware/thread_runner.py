@@ -74,7 +74,11 @@ class ThreadRunner:
 
     def _post(self, work: _Work) -> None:
         self._under_way.add(work)
-        self._threads.post(partial(self._work, work))
+        try:
+            self._threads.post(partial(self._work, work))
+        except BaseException:
+            self._under_way.discard(work)
+            raise
 
     def _work(self, work: _Work) -> None:
         self._running.add(work)
@@ -216,7 +220,7 @@ class ThreadRunner:
             if self._at_once:
                 self._lead_once(queue)
             else:
-                self._post(partial(self._lead, queue))
+                self._lead_for(queue, job)
         outcome = waiter.wait(self._timeout, PATIENCE, partial(self._nudge, queue, job))
         return self._committed(outcome, queue, job)  # type: ignore[no-any-return]
 
@@ -226,7 +230,7 @@ class ThreadRunner:
         waiter = waiter_here()
         job, queue = Job(flow, waiter), self._queue
         if queue.add(job):
-            self._post(partial(self._lead, queue))
+            self._lead_for(queue, job)
         outcome = await waiter.wait(self._timeout, PATIENCE, partial(self._nudge, queue, job))
         return self._committed(outcome, queue, job)  # type: ignore[no-any-return]
 
@@ -238,7 +242,22 @@ class ThreadRunner:
 
     def _nudge(self, queue: Queue, job: Job) -> None:
         if queue.wants_leader(job):
+            self._send_leader(queue)
+
+    def _lead_for(self, queue: Queue, job: Job) -> None:
+        try:
+            self._send_leader(queue)
+        except BaseException:
+            # Whoever is told that it failed must not find it done later.
+            if queue.withdraw(job):
+                raise
+
+    def _send_leader(self, queue: Queue) -> None:
+        try:
             self._post(partial(self._lead, queue))
+        except BaseException:
+            queue.step_down()
+            raise
 
     def _lead(self, queue: Queue) -> None:
         while jobs := queue.take():
@@ -251,7 +270,7 @@ class ThreadRunner:
         # What has failed shortly before the end of its time is not tried for as long again.
         self._carry_out(queue.take(), time.monotonic() + 0.75 * self._timeout)
         if queue.resign():
-            self._post(partial(self._lead, queue))
+            self._send_leader(queue)
 
     def _carry_out(self, jobs: list[Job], deadline: float = float("inf")) -> None:
         if len(jobs) == 1:

@@ -40,25 +40,37 @@ class Threads:
         self._crew = _Crew()
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Have a thread run the job; its outcome is the future's."""
+        """Have a thread run the job; its outcome is the future's.
+
+        Raises ``RuntimeError`` if there is no thread and none can be started.
+        """
         future: Future[T] = Future()
         self._put(future, job)
         return future
 
     def post(self, job: Callable[[], object]) -> None:
-        """Have a thread run the job, which raises nothing."""
+        """Have a thread run the job, which raises nothing; raises as ``submit`` does."""
         self._put(None, job)
 
     def _put(self, future: Future[Any] | None, job: Callable[[], Any]) -> None:
         with self._lock:
             crew = self._crew
-            crew.queue.put((future, job))
             crew.unclaimed += 1
-            wanted = crew.unclaimed > 0 and crew.count < self._limit
-            if wanted:
-                crew.count += 1
-        if wanted:
-            threading.Thread(target=self._work, args=(crew,), name=self._name, daemon=True).start()
+            if crew.unclaimed > 0 and crew.count < self._limit:
+                self._start(crew)
+            crew.queue.put((future, job))
+
+    def _start(self, crew: _Crew) -> None:
+        thread = threading.Thread(target=self._work, args=(crew,), name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The system has no more of them. Those that there are will do.
+            if not crew.count:
+                crew.unclaimed -= 1
+                raise
+        else:
+            crew.count += 1
 
     def _work(self, crew: _Crew) -> None:
         while True:
