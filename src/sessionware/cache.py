@@ -27,6 +27,7 @@ _STRIPES = 4096
 _TOMBSTONE_SHARE, _TOMBSTONE_BYTES = 64, 400
 _ENDED_SHARE, _ENDED_BYTES = 128, 128
 _FEWEST = 256
+# The same of each MiB, and for the gaps between objects, which no allocator counts.
 _BESIDE = (1 << 20) // 10
 
 
@@ -100,8 +101,6 @@ class RowCache:
         # The least recently used first.
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._size = 0
-        # Of each MiB some is for what is kept beside the rows, and for the gaps between objects,
-        # which no allocator counts.
         self._room = self.max_bytes - (self.max_bytes >> 20) * _BESIDE
         stones = max(_FEWEST, self.max_bytes // _TOMBSTONE_SHARE // _TOMBSTONE_BYTES)
         self._tombstones: LRUCache[bytes, _Tombstone] = LRUCache(stones)

@@ -144,11 +144,12 @@ def test_a_message_that_waits_for_no_disk_leaves_the_connection_as_durable_as_it
     transport = NotifyTransport(url, url, table_name)
     transport.connect()
     try:
-        transport.say("a text")
-        assert list(transport.hear(5)) == ["a text"]
-        assert transport._connection is not None
-        shown = transport._connection.execute("SHOW synchronous_commit").fetchone()
-        assert shown == ("on",)
+        connection = transport._connection
+        assert connection is not None
+        connection.execute("SET synchronous_commit TO on")
+        answer = connection.pgconn.exec_params(notify._NOTIFY, [table_name.encode(), b"a text"])
+        assert answer.get_value(0, 0) == b"off", "while the message is sent"
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
     finally:
         transport.disconnect()
 

@@ -145,6 +145,16 @@ def test_saves_of_content_alone_leave_all_else_as_it_was_beside_others(site: Sit
 
 
 @drivers(*GROUPING)
+def test_a_lone_save_of_content_alone_leaves_all_else_as_it_was_too(site: Site) -> None:
+    row = put(site.store)
+    for data in (b"one", b"two"):
+        new = resaved(row, data=data)
+        assert site.store.replace(row, new, NOW)
+        assert site.store.reload(row.id) == new
+        row = new
+
+
+@drivers(*GROUPING)
 def test_a_session_that_expires_while_others_come_to_share_its_commit_is_not_saved(
     site: Site,
 ) -> None:

@@ -26,7 +26,7 @@ _NULL: Final = _LENGTH.pack(-1)
 _NUMBERS: Final = {"integer": Struct(">ii"), "bigint": Struct(">iq")}
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _whole(kind: str, count: int) -> Struct:
     """So many numbers, each behind its length."""
     return Struct(">" + _NUMBERS[kind].format.lstrip(">") * count)

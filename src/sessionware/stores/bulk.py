@@ -54,46 +54,46 @@ class _Form(NamedTuple):
     """One kind of call: the columns of its arrays, and its statement around their places."""
 
     columns: tuple[str, ...]
-    text: Callable[[str, str, str], str]
-    """Of the table's name, the arrays and the place of the time, where there is one for all."""
+    text: Callable[[str, str], str]
+    """Of the table's name and the values, which are ``v``."""
     values: Callable[[tuple[Any, ...]], tuple[Any, ...]]
     """Of a call's arguments, in the order of the columns."""
     key: Callable[[tuple[Any, ...]], Any]
     """Of a call's arguments: what the statement returns of each row that was hit."""
     timed: bool = False
-    """Whether one time is given for all."""
+    """Whether one time is given for all, ``batch.now``."""
 
 
-def _replace_text(table: str, arrays: str, _: str) -> str:
+def _replace_text(table: str, values: str) -> str:
     given = {name: f"v.{name}" for name in _REPLACED}
     return (
         f"UPDATE {table} AS s SET {changes(given, 'GREATEST')} "
-        f"FROM {arrays} WHERE {_HEADER} AND {is_current(given)} RETURNING s.id"
+        f"FROM {values} WHERE {_HEADER} AND {is_current(given)} RETURNING s.id"
     )
 
 
-def _plain_text(table: str, arrays: str, now: str) -> str:
-    given = {name: f"v.{name}" for name in PLAIN} | {"now": now}
+def _plain_text(table: str, values: str) -> str:
+    given = {name: f"v.{name}" for name in PLAIN} | {"now": "batch.now"}
     return (
         f"UPDATE {table} AS s SET {plain_changes(given, 'GREATEST')} "
-        f"FROM {arrays} WHERE {_HEADER} AND {is_current(given)} RETURNING s.id"
+        f"FROM {values} WHERE {_HEADER} AND {is_current(given)} RETURNING s.id"
     )
 
 
-def _touch_text(table: str, arrays: str, _: str) -> str:
+def _touch_text(table: str, values: str) -> str:
     return (
         f"UPDATE {table} AS s SET last_seen = v.last_seen, expires_at = v.expires_at, "
-        f"purge_after = COALESCE(v.purge_after, s.purge_after) FROM {arrays} "
+        f"purge_after = COALESCE(v.purge_after, s.purge_after) FROM {values} "
         f"WHERE {_HEADER} AND s.id = v.id AND s.sid_hash = v.sid_hash "
         "AND s.version = v.old_version AND s.last_seen < v.last_seen AND s.expires_at > v.now "
         "RETURNING s.id"
     )
 
 
-def _insert_text(table: str, arrays: str, _: str) -> str:
+def _insert_text(table: str, values: str) -> str:
     names = ", ".join(_INSERTED)
     return (
-        f"INSERT INTO {table} ({names}) SELECT {names} FROM {arrays} "
+        f"INSERT INTO {table} ({names}) SELECT {names} FROM {values} "
         "ON CONFLICT DO NOTHING RETURNING sid_hash, id"
     )
 
@@ -146,9 +146,11 @@ class Bulk:
                 f"{f'${number}' if numbered else '%s'}::{_KINDS.get(name, 'bigint')}[]"
                 for number, name in enumerate(form.columns, 1)
             )
-            arrays = f"unnest({places}) AS v ({', '.join(form.columns)})"
-            now = f"${len(form.columns) + 1}" if numbered else "%s"
-            self._texts[kind] = form.text(table, arrays, f"{now}::bigint")
+            values = f"unnest({places}) AS v ({', '.join(form.columns)})"
+            if form.timed:
+                now = f"${len(form.columns) + 1}" if numbered else "%s"
+                values += f" CROSS JOIN (SELECT {now}::bigint AS now) AS batch"
+            self._texts[kind] = form.text(table, values)
 
     def together(self, operations: Sequence[Operation]) -> Script[list[Any]]:
         """Carry out operations of ``in_bulk``; the answer to each."""
@@ -160,7 +162,7 @@ class Bulk:
             for name, column in zip(form.columns, columns, strict=True)
         )
         if form.timed:
-            # The latest: whose session has expired in between is tried by itself.
+            # The latest. Whose session has ended by it, and not by his own, tries once more.
             arrays = (*arrays, max(each.args[2] for each in operations))
         found = yield Text(self._texts[kind], arrays, Gives.ROWS)
         keys = [form.key(each.args) for each in operations]

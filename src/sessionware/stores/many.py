@@ -67,8 +67,11 @@ class ManySaves:
                 values += plainly_saved(old, new)
             else:
                 values += saved(old, new, now)
+                # Always named, though SQLite rewrites an index for that: there are few of these,
+                # and so there are few different statements.
                 values.append(moved_purge(old, new))
         if plain:
+            # The latest. Whose session has ended by it, and not by his own, tries once more.
             values.append(max(now for _, _, now in saves))
         found = yield Text(self._text(len(saves), plain), tuple(values), Gives.ROWS)
         hit = {row[0] for row in found}

@@ -7,6 +7,7 @@ the version is the one that was loaded, so is all else, and needn't be sent.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy.ext.compiler import compiles
@@ -20,6 +21,11 @@ SAVED: Final = ("id", "old_version", "old_epoch", "now", "grows", *CONTENT, *TIM
 """The values of one save, as ``saved`` gives them."""
 PLAIN: Final = ("id", "old_version", "old_epoch", "data", *TIMES)
 """The values of a plain save, as ``plainly_saved`` gives them; ``now`` goes beside them."""
+_KEPT: Final = ("epoch", "user_id", "authenticated_at", "purge_after", "ip", "user_agent")
+_kept: Final = itemgetter(*map(Row._fields.index, _KEPT))
+
+# What no save writes, what each does, what a plain one leaves.
+assert {"id", "sid_hash", "created_at", "version", "data", *TIMES, *_KEPT} == set(Row._fields)
 
 
 def is_plain(old: Row, new: Row) -> bool:
@@ -29,9 +35,7 @@ def is_plain(old: Row, new: Row) -> bool:
     return (
         new.expires_at >= old.expires_at
         and new.version == old.version + 1
-        and new[3:5] == old[3:5]
-        and new.authenticated_at == old.authenticated_at
-        and new[10:] == old[10:]
+        and bool(_kept(new) == _kept(old))
     )
 
 

@@ -117,8 +117,11 @@ class Scripts:
         return bool(connection.execute(statement).rowcount)
 
     def notify(self, connection: Connection, channel: str, payload: str) -> None:
-        """Tell who listens on a channel (PostgreSQL), in a transaction of its own."""
-        connection.execute(select(func.pg_notify(channel, payload)))
+        """Tell who listens on a channel (PostgreSQL), in a transaction of its own, which waits for
+        no disk.
+        """
+        soon = func.set_config("synchronous_commit", "off", True)
+        connection.execute(select(soon, func.pg_notify(channel, payload)))
 
     def spent(self, connection: Connection, now: int, limit: int, exact: bool) -> list[int]:
         """The ids of a batch for ``delete_spent``."""
