@@ -251,6 +251,14 @@ class TestRotations:
         assert (verdict.row.user_id, verdict.row.authenticated_at) == ("alice", NOON)
 
 
+    def test_one_that_began_before_another_renewed_the_lifetime_does_not_cut_it_short(self) -> None:
+        renewed = after({"a": 1, "b": 3}, now=NOON + 24 * HOUR)
+        assert renewed.expires_at == NOON + 24 * HOUR + WEEK
+        verdict = following(written_by(BASE, new_hash=os.urandom(32)), renewed)
+        assert verdict.row.expires_at == renewed.expires_at
+        assert verdict.header.renewed == NOON + 24 * HOUR
+
+
 class TestUsers:
     def test_a_login_sets_user_login_time_owner_and_client(self) -> None:
         change = written_by(

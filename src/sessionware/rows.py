@@ -228,7 +228,8 @@ class RowMaker:
             seen = now
         renewed = renewed and change.may_renew
         if renewed:
-            effective = now
+            # Another request may have renewed it since this one began.
+            effective = max(effective, now)
         if change.new_hash is not None:
             sid_hash = change.new_hash
         if change.new_hash is not None or change.barrier:
