@@ -156,6 +156,18 @@ async def test_from_one_user_to_another_only_what_this_request_wrote_stays(
     assert await alice.content(cookie=old) == {}
 
 
+async def test_what_this_request_has_saved_as_one_user_does_not_go_along_to_the_next(
+    alice: Visitor,
+) -> None:
+    async def act(session: Session) -> None:
+        session["lang"] = "en"
+        await session.asave()
+        session.update(user_id="bob", theme="dark")
+
+    await alice.visit(act)
+    assert await alice.content() == {"user_id": "bob", "theme": "dark"}
+
+
 async def test_a_key_written_again_with_the_same_value_is_written(alice: Visitor) -> None:
     await alice.visit(lambda session: session.update(user_id="bob", note="mine"))
     assert await alice.content() == {"user_id": "bob", "note": "mine"}

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from sessionware import MemoryStore, Session, SessionEvent, SessionManager
 from sessionware.errors import SessionGone
 from sessionware.flows import Call, Flow
+from sessionware.records import NO_OWNER
+from sessionware.rows import owner_of
 from sessionware.states import state_of
 from sessionware.stores.protocol import Row
 from tests.apps import SECRET
@@ -77,6 +79,7 @@ class Visit:
     tokens: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
     meant: dict[str, str | None] = field(default_factory=dict)
+    saved: set[str] = field(default_factory=set)
     written: dict[bytes, int] = field(default_factory=dict)
     removed: bool = False
     committed: set[str] = field(default_factory=set)
@@ -188,6 +191,11 @@ class World:
                 if value is not None:
                     self.taken[value] += 1
             case "login":
+                header = state_of(session).header
+                if header is not None and header.owner not in (NO_OWNER, owner_of(key)):
+                    # What this request has saved already is the former user's.
+                    for saved in visit.saved:
+                        visit.meant.pop(saved, None)
                 session[USER] = key
             case "logout":
                 session.pop(USER, None)
@@ -198,6 +206,7 @@ class World:
                 except SessionGone:
                     visit.dropped = True
                 visit.hold(state_of(session).row)
+                visit.saved.update(visit.meant)
             case "clear" | "rotate" | "invalidate":
                 if name != "rotate":
                     visit.meant.clear()
@@ -276,7 +285,9 @@ class World:
 
     def _check_removed(self, visit: Visit, row: Row) -> None:
         assert visit.does(*ENDING), "a session ended that nobody ended"
-        if not visit.does("clear", "invalidate"):
+        # A logout that leaves nothing ends the session, with what others have added for the user.
+        logged_out = visit.does("logout") and row.user_id is not None
+        if not (visit.does("clear", "invalidate") or logged_out):
             left = self.content(row).keys() - visit.touched - {USER}
             assert not left, "what a parallel request added was deleted"
 
