@@ -250,7 +250,6 @@ class TestRotations:
         assert verdict.row.expires_at == now + WEEK
         assert (verdict.row.user_id, verdict.row.authenticated_at) == ("alice", NOON)
 
-
     def test_one_that_began_before_another_renewed_the_lifetime_does_not_cut_it_short(self) -> None:
         renewed = after({"a": 1, "b": 3}, now=NOON + 24 * HOUR)
         assert renewed.expires_at == NOON + 24 * HOUR + WEEK
