@@ -80,6 +80,7 @@ class Visit:
     touched: set[str] = field(default_factory=set)
     meant: dict[str, str | None] = field(default_factory=dict)
     saved: set[str] = field(default_factory=set)
+    saved_as: dict[str, str | None] = field(default_factory=dict)
     written: dict[bytes, int] = field(default_factory=dict)
     removed: bool = False
     committed: set[str] = field(default_factory=set)
@@ -207,6 +208,8 @@ class World:
                     visit.dropped = True
                 visit.hold(state_of(session).row)
                 visit.saved.update(visit.meant)
+                for token in visit.tokens:
+                    visit.saved_as.setdefault(token, visit.user)
             case "clear" | "rotate" | "invalidate":
                 if name != "rotate":
                     visit.meant.clear()
@@ -257,7 +260,8 @@ class World:
     def _check_owner(self, row: Row) -> None:
         """What was written as one user never gets into the session of another."""
         for key, token in self.content(row).items():
-            writer = None if key == USER else self.written_by[token].user
+            by = None if key == USER else self.written_by[token]
+            writer = None if by is None else by.saved_as.get(token, by.user)
             assert writer is None or row.user_id in (writer, None), "users were mixed"
 
     def _check_new(self, visit: Visit, row: Row) -> None:
