@@ -17,8 +17,8 @@ from .codecs import UNTOLD
 from .stores.protocol import Retired, Row
 
 # What an entry costs beside its data, texts and numbers of 64 bits: the row's tuple and numbers,
-# the entry, the key, and its places in two dicts, which are half empty now and then. Measured with
-# tracemalloc: 550 to 750 bytes.
+# the entry, the key, and its place in the ordered dict, which is half empty now and then. Measured
+# with tracemalloc: 550 to 750 bytes.
 ENTRY_OVERHEAD = 670
 _NUMBER = 32
 _STRIPES = 4096

@@ -45,7 +45,6 @@ _KINDS: Final = {
     "old_epoch": "integer",
     "grows": "integer",
 }
-_REPLACED: Final = (*SAVED, "purge_after")
 _TOUCHED: Final = ("id", "sid_hash", "old_version", "now", *TIMES, "purge_after")
 _INSERTED: Final = Row._fields[1:]
 
@@ -65,7 +64,7 @@ class _Form(NamedTuple):
 
 
 def _replace_text(table: str, values: str) -> str:
-    given = {name: f"v.{name}" for name in _REPLACED}
+    given = {name: f"v.{name}" for name in SAVED}
     return (
         f"UPDATE {table} AS s SET {changes(given, 'GREATEST')} "
         f"FROM {values} WHERE {_HEADER} AND {is_current(given)} RETURNING s.id"
@@ -98,11 +97,6 @@ def _insert_text(table: str, values: str) -> str:
     )
 
 
-def _replace_values(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    old, new, now = arguments
-    return *saved(old, new, now), moved_purge(old, new)
-
-
 def _touch_values(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     old, new, now = arguments
     times = new.last_seen, new.expires_at
@@ -117,7 +111,7 @@ _FORMS: Final = {
         lambda given: given[0].id,
         timed=True,
     ),
-    "replace": _Form(_REPLACED, _replace_text, _replace_values, lambda given: given[0].id),
+    "replace": _Form(SAVED, _replace_text, lambda given: saved(*given), lambda given: given[0].id),
     "touch": _Form(_TOUCHED, _touch_text, _touch_values, lambda given: given[0].id),
     "insert": _Form(
         _INSERTED, _insert_text, lambda given: given[0][1:], lambda given: given[0].sid_hash

@@ -19,7 +19,6 @@ from .saving import (
     changes,
     is_current,
     is_plain,
-    moved_purge,
     plain_changes,
     plainly_saved,
     saved,
@@ -66,10 +65,9 @@ class ManySaves:
             if plain:
                 values += plainly_saved(old, new)
             else:
+                # Names purge_after, though SQLite rewrites an index for that: there are few of
+                # these, and so there are few different statements.
                 values += saved(old, new, now)
-                # Always named, though SQLite rewrites an index for that: there are few of these,
-                # and so there are few different statements.
-                values.append(moved_purge(old, new))
         if plain:
             # The latest. Whose session has ended by it, and not by his own, tries once more.
             values.append(max(now for _, _, now in saves))
@@ -84,7 +82,7 @@ class ManySaves:
         return text
 
     def _made(self, count: int, plain: bool) -> str:
-        names = PLAIN if plain else (*SAVED, "purge_after")
+        names = PLAIN if plain else SAVED
         given = {name: f"v.column{number}" for number, name in enumerate(names, 1)}
         rows = ", ".join([f"({', '.join('?' * len(names))})"] * count)
         if plain:

@@ -17,7 +17,7 @@ from .protocol import Row
 
 CONTENT: Final = ("version", "epoch", "user_id", "data", "authenticated_at", "ip", "user_agent")
 TIMES: Final = ("last_seen", "expires_at")
-SAVED: Final = ("id", "old_version", "old_epoch", "now", "grows", *CONTENT, *TIMES)
+SAVED: Final = ("id", "old_version", "old_epoch", "now", "grows", *CONTENT, *TIMES, "purge_after")
 """The values of one save, as ``saved`` gives them."""
 PLAIN: Final = ("id", "old_version", "old_epoch", "data", *TIMES)
 """The values of a plain save, as ``plainly_saved`` gives them; ``now`` goes beside them."""
@@ -66,6 +66,7 @@ def saved(old: Row, new: Row, now: int) -> tuple[Any, ...]:
         new.user_agent,
         new.last_seen,
         new.expires_at,
+        moved_purge(old, new),
     )
 
 
@@ -77,8 +78,8 @@ def moved_purge(old: Row, new: Row) -> int | None:
 
 
 def changes(given: Mapping[str, str], larger: str) -> str:
-    """The SET of an UPDATE of ``s``. ``given`` says where each of ``SAVED`` and ``purge_after``
-    stand, ``larger`` is the database's function: a touch that came between is not undone.
+    """The SET of an UPDATE of ``s``. ``given`` says where each of ``SAVED`` stands, ``larger``
+    is the database's function: a touch that came between is not undone.
     """
     content = ", ".join(f"{name} = {given[name]}" for name in CONTENT)
     seen, ends = given["last_seen"], given["expires_at"]
