@@ -43,10 +43,28 @@ def queue() -> Queue:
     return Queue(3)
 
 
-def test_the_first_who_comes_sees_to_a_leader_and_nobody_else_while_there_is_one(
+def lead(queue: Queue, *jobs: Job) -> None:
+    """Somebody leads, and has taken these."""
+    for each in jobs:
+        queue.add(each)
+    assert queue.appoint()
+    queue.take()
+
+
+def test_the_first_who_comes_calls_for_a_leader_and_nobody_else_until_there_is_need_of_one(
     queue: Queue,
 ) -> None:
-    assert [queue.add(job()) for _ in range(3)] == [True, False, False]
+    assert [queue.add(job()) for _ in range(2)] == [True, False]
+    assert [queue.appoint() for _ in range(2)] == [True, False]
+    assert not queue.add(job())
+
+
+def test_nobody_is_to_lead_where_nobody_waits_any_more(queue: Queue) -> None:
+    given_up = job()
+    queue.add(given_up)
+    queue.withdraw(given_up)
+    assert not queue.appoint()
+    assert queue.is_idle
 
 
 def test_a_leader_gets_all_that_waits_in_the_order_it_came(queue: Queue) -> None:
@@ -64,8 +82,7 @@ def test_a_batch_is_bounded_and_the_others_are_next(queue: Queue) -> None:
 
 
 def test_a_leader_with_nothing_to_do_leads_no_more(queue: Queue) -> None:
-    queue.add(job())
-    queue.take()
+    lead(queue, job())
     assert not queue.is_idle
     assert queue.take() == []
     assert queue.is_idle
@@ -73,8 +90,7 @@ def test_a_leader_with_nothing_to_do_leads_no_more(queue: Queue) -> None:
 
 
 def test_who_resigns_is_followed_by_another_if_somebody_waits(queue: Queue) -> None:
-    queue.add(job())
-    queue.take()
+    lead(queue, job())
     queue.add(job())
     assert queue.resign()
     queue.take()
@@ -82,18 +98,71 @@ def test_who_resigns_is_followed_by_another_if_somebody_waits(queue: Queue) -> N
     assert queue.is_idle
 
 
-def test_one_more_leads_where_a_commit_hangs_but_not_without_bound(queue: Queue) -> None:
+def test_a_leader_leaves_the_few_that_wait_to_those_whom_it_tells(queue: Queue) -> None:
+    lead(queue, job(), job())
     queue.add(job())
-    queue.take()
+    assert queue.rest(told=2)
+    assert queue.called, "they have to call for the next leader"
+    assert not queue.add(job())
+    assert queue.appoint()
+
+
+def test_a_leader_for_whom_nobody_waits_leaves_nobody_to_be_called(queue: Queue) -> None:
+    lead(queue, job())
+    assert queue.rest(told=1)
+    assert not queue.called
+    assert queue.is_idle
+
+
+def test_a_leader_goes_on_where_as_many_wait_as_it_tells(queue: Queue) -> None:
+    lead(queue, job())
+    queue.add(job())
+    assert not queue.rest(told=1)
+    assert len(queue.take()) == 1
+
+
+def test_for_whom_nobody_can_lead_is_never_done(queue: Queue) -> None:
+    jobs = [job(), job()]
+    for each in jobs:
+        queue.add(each)
+    queue.appoint()
+    assert queue.step_down() == jobs
+    assert queue.is_idle
+    assert not queue.withdraw(jobs[0])
+    assert queue.add(job())
+
+
+def test_where_another_leads_nobody_is_given_up_for_want_of_one_more(queue: Queue) -> None:
+    lead(queue, job())
+    waiting = job()
+    queue.add(waiting)
+    assert queue.wants_leader(waiting)
+    assert queue.step_down() == []
+    assert queue.take() == [waiting]
+
+
+def test_one_more_leads_where_a_commit_hangs_but_not_without_bound(queue: Queue) -> None:
+    lead(queue, job())
     waiting = job()
     queue.add(waiting)
     assert [queue.wants_leader(waiting) for _ in range(3)] == [True, True, False]
 
 
+def test_where_nobody_calls_who_was_to_the_one_who_waits_leads_and_all_is_as_before(
+    queue: Queue,
+) -> None:
+    waiting = job()
+    queue.add(waiting)
+    assert queue.wants_leader(waiting)
+    assert not queue.appoint()
+    assert queue.take() == [waiting]
+    assert queue.take() == []
+    assert queue.add(job())
+
+
 def test_nobody_leads_for_what_has_begun(queue: Queue) -> None:
     begun = job()
-    queue.add(begun)
-    queue.take()
+    lead(queue, begun)
     assert not queue.wants_leader(begun)
 
 

@@ -44,6 +44,14 @@ def wait_until_none_is_running() -> None:
     assert running() == []
 
 
+def wait_for_idle(threads: Threads, count: int) -> None:
+    for _ in range(1000 * PATIENCE):
+        if len(threads._crew.idle) == count:
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError(f"{count} threads were to become idle")
+
+
 def test_a_jobs_result_and_its_exception_are_the_futures(threads: Threads) -> None:
     error = LookupError("no")
 
@@ -86,6 +94,16 @@ def test_no_more_threads_than_the_limit_run_and_all_work_is_done(threads: Thread
 def test_an_idle_thread_is_used_again(threads: Threads) -> None:
     idents = [threads.submit(threading.get_ident).result(PATIENCE) for _ in range(20)]
     assert len(set(idents)) <= 2
+
+
+def test_of_idle_threads_the_last_one_to_become_idle_is_called(threads: Threads) -> None:
+    gates = [Gate(), Gate()]
+    idents = [threads.submit(lambda gate=gate: (gate(), threading.get_ident())) for gate in gates]  # type: ignore[misc]
+    for idle, (gate, ident) in enumerate(zip(gates, idents, strict=True), 1):
+        gate.open.set()
+        _, last = ident.result(PATIENCE)
+        wait_for_idle(threads, idle)
+    assert threads.submit(threading.get_ident).result(PATIENCE) == last
 
 
 def test_a_job_that_hangs_does_not_hold_up_another_while_the_limit_allows_one() -> None:

@@ -17,11 +17,12 @@ class Threaded:
     """A thread with the connection: takes all that waits, commits once, wakes the loop once."""
 
     def __init__(self, connect: Callable[[], Any]) -> None:
-        self._connect = connect
         self._queue: SimpleQueue[Any] = SimpleQueue()
         self._reads: SimpleQueue[Any] = SimpleQueue()
         for queue in (self._queue, self._reads):
-            threading.Thread(target=self._work, args=(queue,), daemon=True).start()
+            # Here, one after the other: in a thread it could fail, and nobody would hear of it.
+            arguments = (connect(), queue)
+            threading.Thread(target=self._work, args=arguments, daemon=True).start()
 
     def load(self, key: bytes) -> asyncio.Future[bytes | None]:
         return self._ask(self._reads, ("load", (key,)))
@@ -38,8 +39,7 @@ class Threaded:
         queue.put((loop, future, order))
         return future
 
-    def _work(self, queue: SimpleQueue[Any]) -> None:
-        database = self._connect()
+    def _work(self, database: Any, queue: SimpleQueue[Any]) -> None:
         while True:
             orders = [queue.get()]
             try:

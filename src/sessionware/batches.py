@@ -1,7 +1,11 @@
 """Flows that wait for a commit, in the order they came, and who carries them out together.
 
 There is no timer: while a commit is under way, those who come meanwhile wait, and go into the next
-one. Whoever finds nobody at it leads; a leader whose commit hangs is joined by another.
+one. Whoever finds nobody at it calls for a leader; a leader whose commit hangs is joined by another.
+
+An event loop calls when it has come round: what all of its tasks bring in one turn is one commit. A
+leader who has told many of them leaves the next commit to them, for most come back at once; going
+on with the one who came too late, it would be half a turn ahead of them for good.
 """
 
 from __future__ import annotations
@@ -63,12 +67,23 @@ class Queue:
         self._waiting: deque[Job] = deque()
         self._most_leaders = most_leaders
         self.leaders = 0
+        # Whether somebody has been told to call for a leader, and has not done so yet.
+        self.called = False
 
     def add(self, job: Job) -> bool:
-        """Let it wait; whether the caller has to see that somebody leads."""
+        """Let it wait; whether the caller has to call for a leader, now or in a moment."""
         with self._lock:
             self._waiting.append(job)
-            if self.leaders:
+            if self.leaders or self.called:
+                return False
+            self.called = True
+            return True
+
+    def appoint(self) -> bool:
+        """Call for a leader; whether the caller has to see that one leads."""
+        with self._lock:
+            self.called = False
+            if self.leaders or not self._waiting:
                 return False
             self.leaders = 1
             return True
@@ -85,10 +100,28 @@ class Queue:
                 job.begun = True
             return jobs
 
-    def step_down(self) -> None:
-        """For a leader who could not begin."""
+    def rest(self, told: int) -> bool:
+        """For a leader who is about to tell so many: whether it leads no more, because fewer wait.
+        If ``called`` is set then, those who are told have to call for the next.
+        """
+        with self._lock:
+            if len(self._waiting) >= told:
+                return False
+            self.leaders -= 1
+            self.called = self.called or bool(self._waiting)
+            return True
+
+    def step_down(self) -> list[Job]:
+        """For a leader who could not begin: those for whom nobody leads now. They never begin."""
         with self._lock:
             self.leaders -= 1
+            if self.leaders:
+                return []
+            jobs = list(self._waiting)
+            self._waiting.clear()
+            for job in jobs:
+                job.begun = True
+            return jobs
 
     def resign(self) -> bool:
         """For a leader who has other things to do; whether somebody has to lead in its place."""
@@ -103,6 +136,8 @@ class Queue:
         with self._lock:
             if job.begun or self.leaders >= self._most_leaders:
                 return False
+            # Whoever was to call may be gone, with its event loop.
+            self.called = False
             self.leaders += 1
             return True
 
@@ -117,7 +152,7 @@ class Queue:
 
     @property
     def is_idle(self) -> bool:
-        return not self.leaders
+        return not (self.leaders or self._waiting)
 
 
 def begin(jobs: Iterable[Job], takes: Callable[[Call], bool]) -> tuple[list[Job], list[Job]]:

@@ -164,7 +164,8 @@ class LoopRunner:
             return await self.arun(flow)
         waiter, queue = TaskWaiter(loop), self._queue_of(loop)
         job = Job(flow, waiter)
-        if queue.add(job):
+        if queue.add(job) and queue.appoint():
+            # A task begins after those that have their turn now: they may bring more.
             self._spawn(loop, self._lead(loop, queue))
         nudge = partial(self._nudge, loop, queue, job)
         outcome = await waiter.wait(self._timeout, PATIENCE, nudge)
@@ -187,6 +188,9 @@ class LoopRunner:
     async def _lead(self, loop: asyncio.AbstractEventLoop, queue: Queue) -> None:
         while jobs := queue.take():
             await self._carry_out(loop, jobs)
+            if len(jobs) > 1:
+                # Most of them come back at once.
+                await asyncio.sleep(0)
 
     async def _carry_out(self, loop: asyncio.AbstractEventLoop, jobs: list[Job]) -> None:
         if len(jobs) == 1:

@@ -18,11 +18,14 @@ from .threads import Threads
 from .waiting import (
     Claim,
     Outcome,
+    TaskWaiter,
     ThreadWaiter,
     Waiter,
     in_event_loop,
+    loop_of,
     result_of,
     tell_all,
+    tell_loop,
     wait_for,
     waiter_here,
 )
@@ -217,10 +220,10 @@ class ThreadRunner:
         waiter = ThreadWaiter()
         job, queue = Job(flow, waiter), self._queue
         if queue.add(job):
-            if self._at_once:
+            if not self._at_once:
+                self._summon(queue)
+            elif queue.appoint():
                 self._lead_once(queue)
-            else:
-                self._lead_for(queue, job)
         outcome = waiter.wait(self._timeout, PATIENCE, partial(self._nudge, queue, job))
         return self._committed(outcome, queue, job)  # type: ignore[no-any-return]
 
@@ -230,7 +233,11 @@ class ThreadRunner:
         waiter = waiter_here()
         job, queue = Job(flow, waiter), self._queue
         if queue.add(job):
-            self._lead_for(queue, job)
+            if isinstance(waiter, TaskWaiter):
+                # After the tasks that have their turn now: they may bring more.
+                waiter.loop.call_soon(self._summon, queue)
+            else:
+                self._summon(queue)
         outcome = await waiter.wait(self._timeout, PATIENCE, partial(self._nudge, queue, job))
         return self._committed(outcome, queue, job)  # type: ignore[no-any-return]
 
@@ -244,61 +251,63 @@ class ThreadRunner:
         if queue.wants_leader(job):
             self._send_leader(queue)
 
-    def _lead_for(self, queue: Queue, job: Job) -> None:
-        try:
+    def _summon(self, queue: Queue) -> None:
+        if queue.appoint():
             self._send_leader(queue)
-        except BaseException:
-            # Whoever is told that it failed must not find it done later.
-            if queue.withdraw(job):
-                raise
 
     def _send_leader(self, queue: Queue) -> None:
         try:
             self._post(partial(self._lead, queue))
-        except BaseException:
-            queue.step_down()
-            raise
+        except BaseException as error:
+            # Whoever is told that it failed must not find it done later.
+            tell_all([(job.waiter, (None, error)) for job in queue.step_down()])
 
-    def _lead(self, queue: Queue) -> None:
+    def _lead(self, queue: Queue) -> Callable[[], object] | None:
         while jobs := queue.take():
-            self._carry_out(jobs)
+            told = self._carry_out(jobs)
             # Under load a leader has no end, and is a sign of life all the time.
             self._last_sign = time.monotonic()
+            loop = loop_of(told)
+            if loop is not None and queue.rest(len(told)):
+                summon = partial(self._summon, queue) if queue.called else None
+                return partial(tell_loop, loop, told, summon)
+            tell_all(told)
+        return None
 
     def _lead_once(self, queue: Queue) -> None:
         """In the thread of one who waits, who is not kept for longer than a commit."""
         # What has failed shortly before the end of its time is not tried for as long again.
-        self._carry_out(queue.take(), time.monotonic() + 0.75 * self._timeout)
+        tell_all(self._carry_out(queue.take(), time.monotonic() + 0.75 * self._timeout))
         if queue.resign():
             self._send_leader(queue)
 
-    def _carry_out(self, jobs: list[Job], deadline: float = float("inf")) -> None:
+    def _carry_out(
+        self, jobs: list[Job], deadline: float = float("inf")
+    ) -> list[tuple[Waiter, Outcome]]:
+        """Who is to be told what."""
         if len(jobs) == 1:
-            self._finish(jobs[0], deadline)
-            return
+            job = jobs[0]
+            return [(job.waiter, self._prepared(job.flow, job.wanted, deadline))]
         try:
             self._store.prepare()
             shared, alone = begin(jobs, self._store.takes)
             answers = self._store.group([job.wanted for job in shared]) if shared else ()
             alone += answer(shared, answers)
         except BaseException as error:
-            tell_all([(job.waiter, (None, error)) for job in jobs])
-            return
-        tell_all([(job.waiter, job.outcome) for job in jobs if job.outcome is not None])
+            return [(job.waiter, (None, error)) for job in jobs]
         for job in alone:
             self._post(partial(self._finished, job))
+        return [(job.waiter, job.outcome) for job in jobs if job.outcome is not None]
 
     def _finished(self, job: Job) -> Callable[[], object]:
         return partial(job.waiter.tell, self._prepared(job.flow, job.wanted))
-
-    def _finish(self, job: Job, deadline: float = float("inf")) -> None:
-        job.waiter.tell(self._prepared(job.flow, job.wanted, deadline))
 
     # The end.
 
     def close(self) -> None:
         """Let what is under way come to its end, close the store, end the threads."""
         deadline = time.monotonic() + self._timeout
+        self._summon(self._queue)
         while self._is_busy() and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
         close_store(self._store)
@@ -307,6 +316,7 @@ class ThreadRunner:
     async def aclose(self) -> None:
         """Let what is under way come to its end, close the store, end the threads."""
         deadline = time.monotonic() + self._timeout
+        self._summon(self._queue)
         while self._is_busy() and time.monotonic() < deadline:
             await anyio.sleep(_LOOK_SECONDS)
         await wait_for(self._threads.submit(lambda: close_store(self._store)), self._timeout)

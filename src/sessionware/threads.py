@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _Job = tuple["Future[Any] | None", Callable[[], Any]]
 
 
-class _Crew:
-    """The threads that share a queue, until they are told to end.
+class _Seat:
+    """Where an idle thread waits, and the job that ends its wait; None sends it home.
 
-    ``unclaimed``: jobs that were submitted, less the threads that were free for one since. Counted
-    when a thread becomes free and not when it takes a job, or a job could wait behind a long one
-    that a thread is just about to begin.
+    A lock of its own, so that a job wakes one thread: those who wait on one ``SimpleQueue`` wake
+    each other, and compete for the interpreter with the one that has the job.
     """
 
+    __slots__ = ("job", "signal")
+
     def __init__(self) -> None:
-        self.queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self.job: _Job | None = None
+        self.signal = threading.Lock()
+        self.signal.acquire()
+
+
+class _Crew:
+    """Threads, until they are told to end: who is idle, and what waits for one to become so."""
+
+    def __init__(self) -> None:
         self.count = 0
-        self.unclaimed = 0
+        # The last to become idle is the first to be called: its data is still in the caches.
+        self.idle: list[_Seat] = []
+        self.waiting: deque[_Job] = deque()
+        self.ending = False
 
 
 class Threads:
@@ -55,10 +67,14 @@ class Threads:
     def _put(self, future: Future[Any] | None, job: Callable[[], Any]) -> None:
         with self._lock:
             crew = self._crew
-            crew.unclaimed += 1
-            if crew.unclaimed > 0 and crew.count < self._limit:
+            if crew.idle:
+                seat = crew.idle.pop()
+                seat.job = (future, job)
+                seat.signal.release()
+                return
+            if crew.count < self._limit:
                 self._start(crew)
-            crew.queue.put((future, job))
+            crew.waiting.append((future, job))
 
     def _start(self, crew: _Crew) -> None:
         thread = threading.Thread(target=self._work, args=(crew,), name=self._name, daemon=True)
@@ -67,16 +83,14 @@ class Threads:
         except RuntimeError:
             # The system has no more of them. Those that there are will do.
             if not crew.count:
-                crew.unclaimed -= 1
                 raise
         else:
             crew.count += 1
 
     def _work(self, crew: _Crew) -> None:
+        seat = _Seat()
         while True:
-            with self._lock:
-                crew.unclaimed -= 1
-            taken = crew.queue.get()
+            taken = self._next(crew, seat)
             if taken is None:
                 return
             future, job = taken
@@ -94,10 +108,23 @@ class Threads:
                     del result
             del future, job
 
+    def _next(self, crew: _Crew, seat: _Seat) -> _Job | None:
+        """The job to be done next, when there is one; None at the end."""
+        with self._lock:
+            if crew.waiting:
+                return crew.waiting.popleft()
+            if crew.ending:
+                return None
+            crew.idle.append(seat)
+        seat.signal.acquire()
+        job, seat.job = seat.job, None
+        return job
+
     def close(self) -> None:
         """End the threads when they have worked off what was submitted."""
         with self._lock:
             # What is submitted from here on is for threads of its own.
             crew, self._crew = self._crew, _Crew()
-        for _ in range(crew.count):
-            crew.queue.put(None)
+            crew.ending = True
+            for seat in crew.idle:
+                seat.signal.release()

@@ -217,6 +217,30 @@ def tell_all(outcomes: Iterable[tuple[Waiter, Outcome]]) -> None:
         _wake(loop, told)
 
 
+def loop_of(outcomes: Iterable[tuple[Waiter, Outcome]]) -> asyncio.AbstractEventLoop | None:
+    """The event loop, if tasks of one are all who are to be told."""
+    loops = {waiter.loop if isinstance(waiter, TaskWaiter) else None for waiter, _ in outcomes}
+    return loops.pop() if len(loops) == 1 else None
+
+
+def tell_loop(
+    loop: asyncio.AbstractEventLoop,
+    outcomes: Iterable[tuple[Waiter, Outcome]],
+    then: Callable[[], object] | None = None,
+) -> None:
+    """Tell tasks of an event loop. ``then`` is called there when they have gone on, or here if the
+    loop has been closed in the meantime.
+    """
+    told = [
+        (waiter.future, outcome) for waiter, outcome in outcomes if isinstance(waiter, TaskWaiter)
+    ]
+    try:
+        loop.call_soon_threadsafe(_settle, told, loop, then)
+    except RuntimeError:
+        if then is not None:
+            then()
+
+
 def _wake(loop: asyncio.AbstractEventLoop, told: list[_Told]) -> None:
     try:
         loop.call_soon_threadsafe(_settle, told)
@@ -232,11 +256,17 @@ def tell(waiter: Waiter, outcome: Outcome) -> None:
         waiter.tell(outcome)
 
 
-def _settle(told: list[_Told]) -> None:
+def _settle(
+    told: list[_Told],
+    loop: asyncio.AbstractEventLoop | None = None,
+    then: Callable[[], object] | None = None,
+) -> None:
     for future, outcome in told:
         # Its task may have been cancelled, or has given up.
         if not future.done():
             future.set_result(outcome)
+    if loop is not None and then is not None:
+        loop.call_soon(then)
 
 
 def result_of(outcome: Outcome) -> Any:

@@ -1,0 +1,175 @@
+"""Which saves share a commit, by what the tasks of an event loop do; and who is told if none can."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sessionware.batches import PATIENCE
+from sessionware.flows import Call, Flow
+from sessionware.runners import LoopRunner, ThreadRunner
+
+LONG = 5
+SOME = 20
+
+
+class Store:
+    """Notes how many calls each commit had; a test may hold the first one up."""
+
+    shares_commits = True
+
+    def __init__(self) -> None:
+        self.commits: list[int] = []
+        self.saved: list[object] = []
+        self.begun = threading.Event()
+        self.open = threading.Event()
+        self.open.set()
+
+    def prepare(self) -> None:
+        self.begun.set()
+        assert self.open.wait(LONG)
+
+    def takes(self, call: Call) -> bool:
+        return True
+
+    def replace(self, value: object) -> bool:
+        return self.group([Call("replace", (value,))])[0]
+
+    def group(self, calls: list[Call]) -> list[bool]:
+        self.commits.append(len(calls))
+        self.saved += [call.args[0] for call in calls]
+        return [True] * len(calls)
+
+
+class AsyncStore(Store):
+    """The same for an event loop."""
+
+    async def aprepare(self) -> None:
+        self.begun.set()
+        while not self.open.is_set():
+            await asyncio.sleep(0.001)
+
+    async def areplace(self, value: object) -> bool:
+        return self.replace(value)
+
+    async def agroup(self, calls: list[Call]) -> list[bool]:
+        return self.group(calls)
+
+
+def saving(value: object) -> Flow[bool]:
+    answer: bool = yield Call("replace", (value,))
+    return answer
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadRunner]:
+    runner = ThreadRunner(Store(), LONG, 2)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(params=[ThreadRunner, LoopRunner])
+def make_runner(request: pytest.FixtureRequest) -> Callable[[], Any]:
+    def make() -> Any:
+        if request.param is ThreadRunner:
+            return ThreadRunner(Store(), LONG, 2)
+        return LoopRunner(AsyncStore(), LONG)
+
+    return make
+
+
+def test_what_the_tasks_of_one_turn_save_is_one_commit(make_runner: Callable[[], Any]) -> None:
+    async def run() -> list[int]:
+        runner = make_runner()
+        await asyncio.gather(*(runner.acommit(saving(number)) for number in range(SOME)))
+        await runner.aclose()
+        commits: list[int] = runner._store.commits
+        return commits
+
+    assert asyncio.run(run()) == [SOME]
+
+
+def test_who_comes_while_others_are_committed_goes_with_them_when_they_come_back(
+    make_runner: Callable[[], Any],
+) -> None:
+    """Else it would have a commit of its own after each of theirs, for as long as they go on."""
+
+    async def run() -> list[int]:
+        runner = make_runner()
+        store: Store = runner._store
+
+        async def come_back(number: int) -> None:
+            for round_ in range(3):
+                await runner.acommit(saving((number, round_)))
+
+        store.open.clear()
+        many = [asyncio.create_task(come_back(number)) for number in range(SOME)]
+        while not store.begun.is_set():
+            await asyncio.sleep(0.001)
+        late = asyncio.create_task(come_back(SOME))
+        await asyncio.sleep(0)
+        store.open.set()
+        await asyncio.gather(late, *many)
+        await runner.aclose()
+        return store.commits
+
+    assert asyncio.run(run()) == [SOME, SOME + 1, SOME + 1, 1]
+
+
+def test_where_no_thread_can_be_started_all_who_wait_are_told_and_nothing_is_done_later(
+    monkeypatch: pytest.MonkeyPatch, threads: ThreadRunner
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> list[object]:
+        return await asyncio.gather(
+            *(threads.acommit(saving(number)) for number in range(2)), return_exceptions=True
+        )
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", refuse)
+        outcomes = asyncio.run(run())
+        with pytest.raises(RuntimeError, match="can't start"):
+            threads.commit(saving("thread"))
+    assert [type(each) for each in outcomes] == [RuntimeError, RuntimeError]
+    assert threads.commit(saving("later"))
+    assert threads._store.saved == ["later"]
+
+
+def test_a_loop_that_ends_before_it_has_called_for_a_leader_delays_others_once(
+    threads: ThreadRunner,
+) -> None:
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+    abandoned = loop.create_task(threads.acommit(saving("abandoned")))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert threads._store.saved == []
+
+    async def run() -> float:
+        began = asyncio.get_running_loop().time()
+        assert await threads.acommit(saving("next"))
+        return asyncio.get_running_loop().time() - began
+
+    assert asyncio.run(run()) >= 0.9 * PATIENCE
+    assert threads._store.saved == ["abandoned", "next"]
+    assert asyncio.run(run()) < 0.9 * PATIENCE
+    del abandoned
+
+
+def test_closing_does_not_wait_for_a_loop_to_call_for_a_leader() -> None:
+    async def run() -> list[object]:
+        runner = ThreadRunner(Store(), LONG, 2)
+        under_way = asyncio.create_task(runner.acommit(saving(1)))
+        asyncio.get_running_loop().call_soon(runner.close)
+        await under_way
+        saved: list[object] = runner._store.saved
+        return saved
+
+    assert asyncio.run(run()) == [1]
