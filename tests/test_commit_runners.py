@@ -1,4 +1,4 @@
-"""Which saves share a commit, by what the tasks of an event loop do; and who is told if none can."""
+"""Which saves share a commit, by what the tasks of a loop do; and who is told if none can."""
 
 from __future__ import annotations
 

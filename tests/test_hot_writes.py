@@ -23,10 +23,10 @@ anyio_backend, blockbuster = test_hot_path.anyio_backend, test_hot_path.blockbus
 managers = test_hot_path.managers
 
 CALLS = {
-    "write": 106,
-    "nested": 124,
-    "login": 122,
-    "rotation": 184,
+    "write": 96,
+    "nested": 113,
+    "login": 117,
+    "rotation": 174,
 }
 
 

@@ -25,7 +25,7 @@ from .folding import announces_use
 from .headers import add_vary_cookie, sets_cookie, with_session
 from .manager import SessionManager
 from .session import NoSession, Session
-from .states import CookieDue, SessionState
+from .states import NOBODY, CookieDue, SessionState
 from .tracking import TRACES
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-_NOBODY = (None, None)
 _NO_COOKIE = CookieDue.NOTHING
 _WITH_SESSION = frozenset({"http", "websocket"})
 _BEGINNINGS = frozenset(
@@ -105,7 +104,7 @@ class SessionMiddleware:
             return
         manager = self.manager
         presented = self._recognize(scope["headers"])
-        client = _client(scope) if self._records_client else _NOBODY
+        client = _client(scope) if self._records_client else NOBODY
         outermost, may_fold = self._surroundings
         if scope.get("app") is not outermost:
             may_fold = self._look_around(scope.get("app"))

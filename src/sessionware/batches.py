@@ -1,7 +1,7 @@
 """Flows that wait for a commit, in the order they came, and who carries them out together.
 
 There is no timer: while a commit is under way, those who come meanwhile wait, and go into the next
-one. Whoever finds nobody at it calls for a leader; a leader whose commit hangs is joined by another.
+one. Whoever finds nobody at it calls for a leader; one whose commit hangs is joined by another.
 
 An event loop calls when it has come round: what all of its tasks bring in one turn is one commit. A
 leader who has told many of them leaves the next commit to them, for most come back at once; going

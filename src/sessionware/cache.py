@@ -90,6 +90,7 @@ class RowCache:
     ) -> None:
         self.ttl = ttl
         self.max_bytes = max_bytes
+        self.enabled = ttl > 0 and max_bytes > 0
         self.hits = 0
         self.misses = 0
         self._timer = timer
@@ -113,10 +114,6 @@ class RowCache:
         self._touching: set[bytes] = set()
         # What is being written is served no more, and not evicted: most of it is replaced at once.
         self._writing: set[bytes] = set()
-
-    @property
-    def enabled(self) -> bool:
-        return self.ttl > 0 and self.max_bytes > 0
 
     def get(self, key: bytes) -> Entry | None:
         """The cached entry, if its time has not passed. A hit or a miss is counted."""
@@ -158,14 +155,14 @@ class RowCache:
         with self._lock:
             if self._token(_stripe(key)) != token or key in self._tombstones:
                 return False
-            return self._put(key, row, mark)
+            return self._put(key, _lean(row), mark)
 
     def settle(self, key: bytes, token: int, row: Row, mark: int | None = None) -> None:
         """After a commit: cache what was written, or evict if another write overlapped with it."""
         with self._lock:
-            stripe = _stripe(key)
-            current = self._token(stripe) == token
-            self._generations[stripe] += 1
+            stripe, generations = hash(key) % _STRIPES, self._generations
+            current = generations[stripe] + (self._cleared << 48) == token
+            generations[stripe] += 1
             self._writing.discard(key)
             if not (current and self._put(key, row, mark, UNTOLD)):
                 self._evict(key)
@@ -175,10 +172,10 @@ class RowCache:
         a write that comes to nothing ends in ``invalidate``.
         """
         with self._lock:
-            stripe = _stripe(key)
-            self._generations[stripe] += 1
+            stripe, generations = hash(key) % _STRIPES, self._generations
+            generations[stripe] += 1
             self._writing.add(key)
-            return self._token(stripe)
+            return generations[stripe] + (self._cleared << 48)
 
     def confirm(self, key: bytes, entry: Entry, mark: int | None) -> None:
         """The store has said that the row still stands: a new mark, unless it was replaced
@@ -284,14 +281,15 @@ class RowCache:
     def _put(self, key: bytes, row: Row, mark: int | None, snapshot: int | None = None) -> bool:
         if not self.enabled or row.id in self._ended:
             return False
-        entry = Entry(_lean(row), self._end(), mark, snapshot)
+        entry = Entry(row, self._end(), mark, snapshot)
         size = _size(entry)
         if size > self._room:
             return False
         old = self._entries.get(key)
         if old is not None:
-            if old.row.sid_hash is row.sid_hash and self._size + size - _size(old) <= self._room:
-                self._size += size - _size(old)
+            in_all = self._size + size - _size(old)
+            if old.row.sid_hash is row.sid_hash and in_all <= self._room:
+                self._size = in_all
                 self._entries[key] = entry
                 self._entries.move_to_end(key)
                 return True

@@ -26,7 +26,7 @@ def eight_bytes() -> bytes:
         return _drawn.pop()
     except IndexError:
         pool = os.urandom(8 * _AT_ONCE)
-        first, *rest = (pool[at : at + 8] for at in range(0, len(pool), 8))
+        first, *rest = [pool[at : at + 8] for at in range(0, len(pool), 8)]
         _drawn.extend(rest)
         return first
 

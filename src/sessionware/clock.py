@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from time import time_ns
 from typing import Final
 
 
 def now() -> int:
     """Milliseconds since the epoch, UTC."""
-    return int(time.time() * 1000)
+    return time_ns() // 1_000_000
 
 
 def _clock() -> Callable[[], float]:

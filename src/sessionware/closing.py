@@ -10,14 +10,14 @@ from .cookies import CookieWriter
 from .endings import Decided, Endings
 from .errors import ResponseAlreadyStarted, StoreUnavailable
 from .events import EventSink
-from .flows import Flow, T
 from .lifetimes import DEFAULT_EXPIRY
 from .plans import NOTHING, Touch
 from .rows import Lost, RowMaker, Verdict, started
 from .session import Session
 from .states import CookieDue, SessionState, state_of
+from .stores.cached import CachedStore
 from .tokens import Tokens
-from .tracking import INTENTS, TRACES
+from .tracking import TRACES
 
 
 class Closing(NamedTuple):
@@ -51,20 +51,9 @@ class Closings:
     endings: Endings
     committer: Committer
     events: EventSink
+    store: CachedStore
     _writer: CookieWriter
     _renews: bool
-
-    def run(self, flow: Flow[T], /) -> T:
-        raise NotImplementedError
-
-    async def arun(self, flow: Flow[T], /) -> T:
-        raise NotImplementedError
-
-    def _commit(self, flow: Flow[T], /) -> T:
-        raise NotImplementedError
-
-    async def _acommit(self, flow: Flow[T], /) -> T:
-        raise NotImplementedError
 
     def ensure_loaded(self, session: Session) -> None:
         raise NotImplementedError
@@ -90,11 +79,12 @@ class Closings:
             state = state_of(session)
             work = state.fork()
             intents = session.take_intents()
+            flow = self.committer.commit(work, decided.plan, decided.change)
             try:
-                verdict = self._commit(self.committer.commit(work, decided.plan, decided.change))
+                verdict = self.store.commit(flow)
             except BaseException as error:
                 session.put_back(intents)
-                if not _is_lost_touch(error, decided):
+                if not self._is_lost_touch(error, decided):
                     raise
             else:
                 self._adopt(session, work, decided, verdict)
@@ -112,14 +102,22 @@ class Closings:
         state: Any = session.tie
         work: SessionState = state.fork()
         intents = session.take_intents()
+        flow = self.committer.commit(work, decided.plan, decided.change)
         try:
-            verdict = await self._acommit(self.committer.commit(work, decided.plan, decided.change))
+            verdict = await self.store.acommit(flow)
         except BaseException as error:
             session.put_back(intents)
-            if not _is_lost_touch(error, decided):
+            if not self._is_lost_touch(error, decided):
                 raise
         else:
             self._adopt(session, work, decided, verdict)
+
+    def _is_lost_touch(self, error: BaseException, decided: Decided) -> bool:
+        """Report a failing store. A touch that it loses is no reason to fail the request."""
+        if not isinstance(error, StoreUnavailable):
+            return False
+        self.events.emit("store_error", detail=str(error))
+        return isinstance(decided.plan, Touch)
 
     def _adopt(
         self, session: Session, work: SessionState, decided: Decided, verdict: Verdict
@@ -173,9 +171,7 @@ class Closings:
             return False
         if self._renews and self._is_touch_due(state):
             return False
-        if (session.accessed or session.ended) and not (
-            INTENTS.isdisjoint(session.__dict__) and self.endings.is_as_loaded(state, session)
-        ):
+        if (session.accessed or session.ended) and not self.endings.is_as_loaded(state, session):
             return False
         state.sent = state.loaded
         state.started = True
@@ -255,10 +251,3 @@ class Closings:
             "it before, or call `await session.asave()` (in a thread: `session.save()`) where the "
             "cookie is already there"
         )
-
-
-def _is_lost_touch(error: BaseException, decided: Decided) -> bool:
-    """A touch that a failing store loses is no reason to fail the request; the failure is
-    reported.
-    """
-    return isinstance(error, StoreUnavailable) and isinstance(decided.plan, Touch)

@@ -18,7 +18,7 @@ from .purging import Purger
 from .records import HEADER_BYTES, read_header
 from .rows import RowMaker
 from .session import Session
-from .states import NOTHING_LOADED, SessionState, state_of
+from .states import NOBODY, NOTHING_LOADED, SessionState, state_of
 from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
 from .tokens import Tokens
@@ -71,9 +71,7 @@ class Loading:
         """The session that a ``Cookie`` header names, or a new one."""
         return await self.aload(self.identify(self.cookies.values(_fields(cookie_header))))
 
-    def load(
-        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
-    ) -> Session:
+    def load(self, presented: Presented, client: tuple[str | None, str | None] = NOBODY) -> Session:
         """The session presented. If the store fails, one that raises ``StoreUnavailable`` on
         use.
         """
@@ -84,14 +82,14 @@ class Loading:
         return session
 
     async def aload(
-        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
+        self, presented: Presented, client: tuple[str | None, str | None] = NOBODY
     ) -> Session:
         """The session presented; see ``load``."""
         session = self.load_now(presented, client)
         return await self.aload_stored(presented, client) if session is None else session
 
     async def aload_stored(
-        self, presented: Presented, client: tuple[str | None, str | None] = (None, None)
+        self, presented: Presented, client: tuple[str | None, str | None] = NOBODY
     ) -> Session:
         """The session presented, of which ``load_now`` has found that the store must be asked."""
         session = self.attach(Session(), presented, client)
@@ -101,7 +99,7 @@ class Loading:
     def load_now(
         self,
         presented: Presented,
-        client: tuple[str | None, str | None] = (None, None),
+        client: tuple[str | None, str | None] = NOBODY,
         folded: bool = False,
     ) -> Session | None:
         """The session presented, where the store need not be asked for it; None where it must.
@@ -113,28 +111,31 @@ class Loading:
         if sid_hash is None:
             self._purger.start()
             session = Session()
-            session.tie = SessionState(manager, self.empty, None, client)
+            session.tie = state = SessionState(manager)
+            if client is not NOBODY:
+                state.client = client
             session.unready = False
             return session
         entry = self.store.fresh(sid_hash)
         if entry is None:
             return None
         session = Session()
+        session.tie = state = SessionState(manager)
+        if client is not NOBODY:
+            state.client = client
         known = entry.snapshot if not self._custom else self._known(entry)
         if known is not None:
-            session.tie = state = SessionState(manager, self.empty, None, client)
             state.id, state.loaded = presented.id, known
             state.row = state.folded = entry.row
             if folded:
                 # As ``hold_back`` does.
                 dict.__setitem__(session, UNLOADED, None)
-            else:
-                self.unfold(session, state)
-                session.unready = False
+                return session
+            self.unfold(session, state)
         else:
-            session.tie = state = SessionState(manager, self.empty, presented, client)
+            state.pending = presented
             self._fill(session, state, entry.row, entry)
-            session.unready = False
+        session.unready = False
         return session
 
     def unfold(self, session: Session, state: SessionState) -> None:
@@ -164,7 +165,9 @@ class Loading:
             # Another thread of the request may have been quicker, and changed it already.
             if state.folded is not None:
                 state.payload, state.rich = payload, rich
-                session.refill(content)
+                # As ``refill`` does.
+                dict.clear(session)
+                dict.update(session, content)
                 state.folded = None
 
     def _known(self, entry: Entry) -> int | None:
@@ -187,15 +190,17 @@ class Loading:
         self,
         session: AnySession,
         presented: Presented,
-        client: tuple[str | None, str | None] = (None, None),
+        client: tuple[str | None, str | None] = NOBODY,
     ) -> AnySession:
         """Tie an empty session to what a request presents: it is loaded at its first access, or by
         ``ensure_loaded``.
         """
         self._purger.start()
-        pending = None if presented.id is None else presented
-        session.attach(SessionState(cast("SessionManager", self), self.empty, pending, client))
+        state = SessionState(cast("SessionManager", self))
+        state.client = client
+        session.attach(state)
         if presented.id is not None:
+            state.pending = presented
             session.hold_back()
         return session
 

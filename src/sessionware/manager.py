@@ -166,22 +166,6 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
             self.events.emit("store_error", detail=str(error))
             raise
 
-    def _commit(self, flow: Flow[T], /) -> T:
-        """As ``run``, for a flow that begins with a write."""
-        try:
-            return self.store.commit(flow)
-        except StoreUnavailable as error:
-            self.events.emit("store_error", detail=str(error))
-            raise
-
-    async def _acommit(self, flow: Flow[T], /) -> T:
-        """As ``arun``, for a flow that begins with a write."""
-        try:
-            return await self.store.acommit(flow)
-        except StoreUnavailable as error:
-            self.events.emit("store_error", detail=str(error))
-            raise
-
     def note_scheme(self, scheme: str) -> None:
         """Warn once if a Secure cookie goes out on a connection that looks like plain HTTP
         (SW039).

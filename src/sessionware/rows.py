@@ -16,6 +16,8 @@ from .records import NO_OWNER, Expiry, Header, RecordFormat, read_header, read_n
 from .stores.protocol import Row
 
 _NOBODY: Final = (None, None)
+# Half the calls of ``Row._make``.
+_make: Final = tuple.__new__
 
 # Gives (whether the data was changed, the result); changes the data in place.
 Edit: TypeAlias = Callable[[dict[Any, Any]], tuple[bool, Any]]
@@ -266,7 +268,7 @@ class RowMaker:
             ip,
             user_agent,
         )
-        return Next(Row._make(following), payload, rich, renewed, result)
+        return Next(_make(Row, following), payload, rich, renewed, result)
 
     def touched(self, row: Row, header: Header, now: int) -> Row:
         """The row with its times renewed and nothing else."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import clock
 from .chance import eight_bytes
@@ -33,6 +33,8 @@ class CookieDue(Enum):
 
 
 NOTHING_LOADED = snapshot({})
+NOBODY: Final = (None, None)
+"""The client of a session that records none: address and user agent."""
 
 
 class SessionState:
@@ -62,17 +64,12 @@ class SessionState:
     _header: Header | None = None
     _handle: bytes | None = None
 
-    def __init__(
-        self,
-        manager: SessionManager,
-        empty: bytes = b"{}",
-        pending: Presented | None = None,
-        client: tuple[str | None, str | None] = (None, None),
-    ) -> None:
+    pending: Presented | None = None
+    client: tuple[str | None, str | None] = NOBODY
+
+    def __init__(self, manager: SessionManager) -> None:
         self.manager = manager
-        self.empty = self.payload = empty
-        self.pending = pending
-        self.client = client
+        self.payload = manager.empty
 
     @property
     def header(self) -> Header | None:
@@ -108,7 +105,7 @@ class SessionState:
     def gone(self) -> None:
         """There is no row of this session any more; the next one gets a name of its own."""
         self.id = self.row = self._header = self._handle = None
-        self.payload, self.rich, self.loaded = self.empty, False, NOTHING_LOADED
+        self.payload, self.rich, self.loaded = self.manager.empty, False, NOTHING_LOADED
 
     @property
     def handle_bytes(self) -> bytes:

@@ -231,7 +231,7 @@ def tell_loop(
     """Tell tasks of an event loop. ``then`` is called there when they have gone on, or here if the
     loop has been closed in the meantime.
     """
-    told = [
+    told: list[_Told] = [
         (waiter.future, outcome) for waiter, outcome in outcomes if isinstance(waiter, TaskWaiter)
     ]
     try:
@@ -279,8 +279,10 @@ def result_of(outcome: Outcome) -> Any:
 
 def waiter_here() -> TaskWaiter | TrioWaiter:
     """For the task that runs here."""
-    loop = running_loop()
-    return TrioWaiter() if loop is None else TaskWaiter(loop)
+    try:
+        return TaskWaiter(asyncio.get_running_loop())
+    except RuntimeError:
+        return TrioWaiter()
 
 
 async def wait_for(future: Future[T], timeout: float) -> bool:

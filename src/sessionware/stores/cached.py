@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -95,10 +95,12 @@ class CachedStore(KeyedStore):
         commit: Callable[[Flow[T]], T] = getattr(self.runner, "commit", self.runner.run)
         return commit(flow)
 
-    async def acommit(self, flow: Flow[T], /) -> T:
+    def acommit(self, flow: Flow[T], /) -> Coroutine[Any, Any, T]:
         """As ``arun``, for a flow that begins with a write: it may share a commit with others."""
-        acommit: Callable[[Flow[T]], Any] = getattr(self.runner, "acommit", self.runner.arun)
-        return await acommit(flow)  # type: ignore[no-any-return]
+        runner: Any = self.runner
+        commit: Callable[[Flow[T]], Coroutine[Any, Any, T]]
+        commit = getattr(runner, "acommit", runner.arun)
+        return commit(flow)
 
     def fresh(self, sid_hash: bytes) -> Entry | None:
         """The cached entry, where it may be served without asking the store.

@@ -30,6 +30,12 @@ class Operation(NamedTuple):
         return (self.args[0].sid_hash,) if self.method in MOVES else ()
 
 
+def method_of(call: Call) -> str:
+    """The method that a call asks for."""
+    method: str = call.args[1] if call.method == "stamped" else call.method
+    return method
+
+
 def operation_of(call: Call) -> Operation:
     """What a call asks for."""
     if call.method == "stamped":
