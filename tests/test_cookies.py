@@ -18,6 +18,7 @@ from sessionware.cookies import (
     CookieWriter,
     Kind,
     Presented,
+    Recognizer,
     identify,
 )
 from sessionware.tokens import Tokens, hash_id, new_id
@@ -29,6 +30,7 @@ OLD = "the secret before it, which was as long"
 
 TOKENS = Tokens(SECRET, [OLD], "session")
 READER = CookieReader("session")
+WAYS_IN = Recognizer(READER, TOKENS, 0, lambda presented: presented)
 VALID, OTHER = TOKENS.sign(new_id()), TOKENS.sign(new_id())
 VALID_ID, OTHER_ID = VALID[:43], OTHER[:43]
 
@@ -84,12 +86,14 @@ def test_a_hostile_header_gets_one_verdict_by_every_way_in(case: HostileCookie, 
     reader = CookieReader(name)
     fields = case.filled(given_to)
     header = case.header(given_to)
-    read = reader.values([header])
-    assert reader.from_asgi([(b"host", b"x"), (b"cookie", header)]) == read
-    assert reader.from_environ({"HTTP_COOKIE": header.decode("latin-1")}) == read
-    split = [(b"cookie", field) for field in fields]
-    for values in (read, reader.values(fields), reader.from_asgi(split)):
-        presented = identify(values, tokens)
+    ways_in = Recognizer(reader, tokens, 0, lambda presented: presented)
+    for presented in (
+        identify(reader.values(fields), tokens),
+        identify(reader.values([header]), tokens),
+        ways_in.recognize([(b"host", b"x"), (b"cookie", header)]),
+        ways_in.recognize([(b"cookie", field) for field in fields]),
+        ways_in.recognize_environ({"HTTP_COOKIE": header.decode("latin-1")}),
+    ):
         assert presented.kind is Kind(case.kind)
         assert presented.id == (valid[:43] if case.kind == "valid" else None)
 
@@ -127,8 +131,8 @@ def test_fields_mean_what_they_mean_when_joined(fields: list[bytes]) -> None:
 
 @given(st.text())
 def test_no_text_in_an_environ_makes_the_reader_raise_or_accept(text: str) -> None:
-    values = READER.from_environ({"HTTP_COOKIE": f"session={text}"})
-    assert identify(values, TOKENS).id is None
+    assert WAYS_IN.recognize_environ({"HTTP_COOKIE": f"session={text}"}).id is None
+    assert WAYS_IN.recognize_value(text).id is None
 
 
 @given(
@@ -185,14 +189,14 @@ def test_the_scan_limit_counts_all_fields_together(count: int, over: int) -> Non
 @pytest.mark.parametrize("key", [b"cookie", b"Cookie", b"COOKIE", b"cOOkIE"])
 def test_asgi_header_names_may_come_in_any_case(key: bytes) -> None:
     headers = [(b"accept", b"*/*"), (key, f"session={VALID}".encode())]
-    assert identify(READER.from_asgi(headers), TOKENS).id == VALID_ID
+    assert WAYS_IN.recognize(headers).id == VALID_ID
 
 
 @pytest.mark.parametrize(
     "key", [b"cookie2", b"set-cookie", b"cookies", b"x-cookie", b"host", b"cookie ", b""]
 )
 def test_no_other_asgi_header_is_read(key: bytes) -> None:
-    assert READER.from_asgi([(key, f"session={VALID}".encode())]) == []
+    assert WAYS_IN.recognize([(key, f"session={VALID}".encode())]).kind is Kind.NONE
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ def test_no_other_asgi_header_is_read(key: bytes) -> None:
     ],
 )
 def test_no_other_wsgi_variable_is_read(environ: dict[str, Any]) -> None:
-    assert READER.from_environ(environ) == []
+    assert WAYS_IN.recognize_environ(environ).kind is Kind.NONE
 
 
 def test_what_was_presented_never_shows_the_id() -> None:

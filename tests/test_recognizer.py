@@ -124,6 +124,27 @@ def test_without_room_nothing_is_kept(cache_max_bytes: int) -> None:
     assert (ask.checks(header), ask.checks(header)) == (1, 1)
 
 
+def test_the_value_of_a_cookie_is_checked_once_too() -> None:
+    ask, value = Asked(), TOKENS.sign(new_id())
+    found = [ask.recognizer.recognize_value(value) for _ in range(3)]
+    assert found == [identify([value.encode()], TOKENS)] * 3
+    assert ask.tokens.checks == 1
+
+
+@pytest.mark.parametrize("value", ["", "x", "é" * 87, "x" * 1000])
+def test_a_value_that_does_not_verify_is_reported_each_time(value: str) -> None:
+    ask = Asked()
+    assert [ask.recognizer.recognize_value(value).kind for _ in range(2)] == [Kind.BAD] * 2
+    assert ask.reported == [Kind.BAD] * 2
+
+
+def test_a_value_that_is_known_is_no_header_that_is() -> None:
+    """A header of nothing but a token has no name, and so is not our cookie."""
+    ask, value = Asked(), TOKENS.sign(new_id())
+    assert ask.recognizer.recognize_value(value).kind is Kind.VALID
+    assert ask(value.encode()).kind is Kind.NONE
+
+
 def test_what_is_forgotten_is_checked_again() -> None:
     ask, header = Asked(MIB), cookie()
     assert ask.checks(header) == 1

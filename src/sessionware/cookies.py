@@ -50,7 +50,7 @@ class Presented(NamedTuple):
         return f"Presented({self.kind.value}, current={self.current})"
 
 
-_NONE: Final = Presented(Kind.NONE)
+NO_COOKIE: Final = Presented(Kind.NONE)
 _BAD: Final = Presented(Kind.BAD)
 _DUPLICATE: Final = Presented(Kind.DUPLICATE)
 _VALID: Final = Kind.VALID
@@ -65,7 +65,7 @@ def identify(values: Sequence[bytes] | None, tokens: Tokens) -> Presented:
     than ``MAX_VALUES``. The order of the values never matters (RFC 6265bis section 4.2.2).
     """
     if not values:
-        return _BAD if values is None else _NONE
+        return _BAD if values is None else NO_COOKIE
     if len(values) > MAX_VALUES:
         return _DUPLICATE
     id: str | None = None
@@ -102,7 +102,7 @@ class Recognizer:
         self._report = report
         # A dict compares bytes only where a hash with this process's own key is equal, so the time
         # of a lookup says nothing about headers that are nearly right.
-        self._known: dict[bytes, Presented] = {}
+        self._known: dict[bytes | str, Presented] = {}
         self._room = cache_max_bytes // _KNOWN_SHARE
         self._used = 0
 
@@ -117,7 +117,7 @@ class Recognizer:
                     fields.append(value)
                 field = value
         if field is None:
-            return _NONE
+            return NO_COOKIE
         if fields:
             return self._report(identify(self._reader.values(fields), self._tokens))
         return self._known.get(field) or self._report(self._examine(field))
@@ -129,17 +129,34 @@ class Recognizer:
         """
         header: str | None = environ.get("HTTP_COOKIE")
         if not header:
-            return _NONE
+            return NO_COOKIE
         field = header.encode("latin-1", "replace")
         return self._known.get(field) or self._report(self._examine(field))
 
+    def recognize_value(self, value: str) -> Presented:
+        """What :func:`identify` finds in the value of one cookie, which is text here as under
+        Django.
+        """
+        # Text is never equal to a header, which is bytes.
+        return self._known.get(value) or self._report(self._examine_value(value))
+
+    @property
+    def tokens(self) -> Tokens:
+        """What verifies the signatures."""
+        return self._tokens
+
     def _examine(self, field: bytes) -> Presented:
-        presented = identify(self._reader.values((field,)), self._tokens)
+        return self._kept(field, identify(self._reader.values((field,)), self._tokens))
+
+    def _examine_value(self, value: str) -> Presented:
+        return self._kept(value, identify((value.encode("ascii", "replace"),), self._tokens))
+
+    def _kept(self, field: bytes | str, presented: Presented) -> Presented:
         if presented.id is not None and len(field) <= _LONGEST_KNOWN:
             self._keep(field, presented)
         return presented
 
-    def _keep(self, field: bytes, presented: Presented) -> None:
+    def _keep(self, field: bytes | str, presented: Presented) -> None:
         cost = len(field) + _KNOWN_BYTES
         if self._used + cost > self._room or len(self._known) >= _MOST_KNOWN:
             self._known.clear()
@@ -147,11 +164,6 @@ class Recognizer:
         if cost <= self._room:
             self._used += cost
             self._known[field] = presented
-
-
-def cookie_fields(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """The values of the Cookie header fields of an ASGI scope."""
-    return [value for key, value in headers if len(key) == 6 and key.lower() == b"cookie"]
 
 
 class CookieReader:
@@ -198,19 +210,6 @@ class CookieReader:
                         return values
                 start = end
         return values
-
-    def from_asgi(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes] | None:
-        """Return :meth:`values` for the raw headers of an ASGI scope."""
-        fields = cookie_fields(headers)
-        return self.values(fields) if fields else []
-
-    def from_environ(self, environ: Mapping[str, Any]) -> list[bytes] | None:
-        """Return :meth:`values` for a WSGI environ, whose text is Latin-1 (PEP 3333).
-
-        A character that cannot come from Latin-1 turns into ``?``, which no token contains.
-        """
-        header: str | None = environ.get("HTTP_COOKIE")
-        return self.values((header.encode("latin-1", "replace"),)) if header else []
 
 
 class CookieWriter:

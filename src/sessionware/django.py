@@ -18,6 +18,7 @@ from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 
 from . import clock
+from .cookies import NO_COOKIE, Presented
 from .django_middleware import CLIENT, SessionwareMiddleware
 from .django_settings import engine, manager
 from .endings import drop_unwritten
@@ -60,7 +61,10 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             # The ID was rotated away by a parallel request, whose cookie must not be touched.
             return False
         if self._modified is None and state.row is not None:
-            return own.modified or own.rotation or self._differs(own)
+            if own.modified or own.rotation:
+                return True
+            # What can't be told at a glance is compared.
+            return not manager().endings.is_as_loaded(state, own) and self._differs(own)
         return bool(self._modified)
 
     @modified.setter
@@ -104,15 +108,14 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             self._failed = True
             raise
 
-    def _opened(self, key: str | None) -> Flow[Session]:
-        """The session of a key; forged ones are told by their signature, before any I/O."""
-        values = [] if key is None else [key.encode("ascii", "replace")]
-        session: Session = yield Call("load", (manager().identify(values), CLIENT.get()))
+    def _opened(self, presented: Presented) -> Flow[Session]:
+        session: Session = yield Call("load", (presented, CLIENT.get()))
         return session
 
     def load_flow(self) -> Flow[Session]:
         """The session that the key names, empty if there is none: then the key is gone as well."""
-        session = yield from self._opened(self.session_key)
+        presented = _presented_by(self.session_key)
+        session = yield from self._opened(presented)
         state = state_of(session)
         if state.failure is not None:
             # Whoever uses it gets the error raised.
@@ -125,7 +128,9 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         if state.cookie is CookieDue.SET:
             # Rolling lifetimes: Django's middleware sends the cookie of what was modified.
             self._modified = True
-        self._take_key(state)
+        if state.id is None or state.id != presented.id or not presented.current:
+            self._take_key(state)
+        state.cookie = CookieDue.NOTHING
         return session
 
     def _take_key(self, state: SessionState) -> None:
@@ -228,7 +233,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
 
     def exists_flow(self, session_key: str | None) -> Flow[bool]:
         """Whether a session with this key is stored."""
-        session = yield from self._opened(session_key)
+        session = yield from self._opened(_presented_by(session_key))
         session.mark_accessed()
         return state_of(session).row is not None
 
@@ -236,7 +241,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         """Store what is in the session as a new one, with a new key; the old one is left alone."""
         content = dict(dict.items(self.__dict__.get("_session_cache", {})))
         self._session_key = None
-        own = yield from self._opened(None)
+        own = yield from self._opened(NO_COOKIE)
         own.update(content)
         self._session_cache = own
         yield from self._write(own)
@@ -261,7 +266,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         if session_key is None:
             return
         if own is None or session_key != self.session_key:
-            doomed = yield from self._opened(session_key)
+            doomed = yield from self._opened(_presented_by(session_key))
         else:
             # By its row, which a parallel request may have given another ID.
             own.mark_accessed()
@@ -278,7 +283,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         """End the session at once. What is stored afterwards goes into a new one."""
         yield from self.delete_flow()
         self._session_key = None
-        self._session_cache = yield from self._opened(None)
+        self._session_cache = yield from self._opened(NO_COOKIE)
         self.accessed = self.modified = True
 
     def cycle_key_flow(self) -> Flow[None]:
@@ -327,6 +332,11 @@ class SessionStore(SessionBase):  # type: ignore[misc]
 
     def sessionware_manager(self) -> SessionManager:
         return manager()
+
+
+def _presented_by(key: str | None) -> Presented:
+    """Which session a key names; forged ones are told by their signature, before any I/O."""
+    return NO_COOKIE if key is None else manager().recognizer.recognize_value(key)
 
 
 def _forget_kept(state: SessionState) -> None:

@@ -33,6 +33,7 @@ from .adapting import (
 )
 from .checks import LONGEST
 from .closing import Closing
+from .cookies import Recognizer
 from .errors import ConfigurationError, SessionError, StoreUnavailable
 from .flask_commands import session_commands
 from .flask_config import CONFIG_KEYS, ConfiguredCookie, Keys, in_flasks_words
@@ -85,12 +86,24 @@ class NoFlaskSession(NoSession, SessionMixin):
 class _Site:
     """What belongs to one application."""
 
-    __slots__ = ("keys", "manager", "owner")
+    __slots__ = ("_recognizer", "keys", "manager", "owner")
 
     def __init__(self, owner: FlaskSessions) -> None:
         self.owner = owner
         self.manager: SessionManager | None = None
         self.keys: dict[Hashable, Keys] = {}
+        self._recognizer: Recognizer | None = None
+
+    def recognizer(self, manager: SessionManager, keys: Keys) -> Recognizer:
+        """What knows the cookies that were signed with these keys; those of others are forgotten,
+        so that all together take no more room than the manager's own would.
+        """
+        made = self._recognizer
+        if made is None or made.tokens is not keys.tokens:
+            room = manager.settings.cache_max_bytes
+            made = Recognizer(keys.reader, keys.tokens, room, manager.reported)
+            self._recognizer = made
+        return made
 
 
 class FlaskSessions(ConfiguredCookie):
@@ -193,7 +206,8 @@ class FlaskSessions(ConfiguredCookie):
 
     def open_session(self, app: Flask, request: Request) -> FlaskSession | NoFlaskSession | None:
         """Flask calls this as a request begins; nothing is loaded before its first access."""
-        keys = self.keys(app, self._site(app).keys)
+        site = self._site(app)
+        keys = self.keys(app, site.keys)
         if keys is None:
             request.session = self.make_null_session(app)  # type: ignore[attr-defined]
             return None
@@ -208,7 +222,7 @@ class FlaskSessions(ConfiguredCookie):
         outer = None if rehearsed else session_outside(environ, manager)
         if outer is not None:
             return self._copy(request, outer)
-        presented = manager.identify(keys.reader.from_environ(environ), keys.tokens)
+        presented = site.recognizer(manager, keys).recognize_environ(environ)
         session = manager.attach(FlaskSession(), presented, _client(manager, request))
         if rehearsed:
             session.rehearsed = True
@@ -284,8 +298,10 @@ class FlaskSessions(ConfiguredCookie):
         self, app: Flask, session: FlaskSession, response: Response, closing: Closing
     ) -> str | None:
         """Set or delete the cookie; the Set-Cookie that does it."""
+        if closing.cookie is CookieDue.NOTHING:
+            return None
         keys = self.keys(app, self._site(app).keys)
-        if closing.cookie is CookieDue.NOTHING or keys is None:
+        if keys is None:
             return None
         name = self.get_cookie_name(app)
         attributes: dict[str, Any] = {

@@ -54,9 +54,10 @@ class Loading:
 
         ``tokens`` verifies them in place of the manager's own keys.
         """
-        return self._reported(identify(values, tokens or self.tokens))
+        return self.reported(identify(values, tokens or self.tokens))
 
-    def _reported(self, presented: Presented) -> Presented:
+    def reported(self, presented: Presented) -> Presented:
+        """The same; forged and ambiguous cookies are reported."""
         if presented.kind is Kind.BAD:
             self.events.emit("bad_signature")
         elif presented.kind is Kind.DUPLICATE:
@@ -75,10 +76,12 @@ class Loading:
         """The session presented. If the store fails, one that raises ``StoreUnavailable`` on
         use.
         """
-        session = self.attach(Session(), presented, client)
         if presented.id is not None:
             self.store.runner.refuse_event_loop()
-            self.ensure_loaded(session)
+        session = self.load_now(presented, client)
+        if session is None:
+            session = self.attach(Session(), presented, client)
+            self._read(session, state_of(session))
         return session
 
     async def aload(

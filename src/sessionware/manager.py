@@ -68,7 +68,7 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         self.tokens = Tokens(chosen.secret_key, chosen.secret_key_fallbacks, chosen.session_cookie)
         self.cookies = CookieReader(chosen.session_cookie)
         self.recognizer = Recognizer(
-            self.cookies, self.tokens, chosen.cache_max_bytes, self._reported
+            self.cookies, self.tokens, chosen.cache_max_bytes, self.reported
         )
         self._writer = CookieWriter(
             chosen.session_cookie,

@@ -67,7 +67,7 @@ class PyramidSessions:
                 # A subrequest with a copy of the request's environ: who began it saves.
                 return outer
             raise two_owners()
-        presented = manager.identify(manager.cookies.from_environ(environ))
+        presented = manager.recognizer.recognize_environ(environ)
         client: tuple[str | None, str | None] = (None, None)
         if manager.settings.record_client:
             client = client_of(environ.get("REMOTE_ADDR"), environ.get("HTTP_USER_AGENT"))

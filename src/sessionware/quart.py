@@ -101,7 +101,8 @@ class QuartSessions(FlaskSessions):
 
     async def open_session(self, app: Any, request: Any) -> Any:  # type: ignore[override]
         """Quart calls this as a request or a WebSocket's handshake begins."""
-        keys = self.keys(app, self._site(app).keys)
+        site = self._site(app)
+        keys = self.keys(app, site.keys)
         if keys is None:
             request.session = await self.make_null_session(app)
             return None
@@ -115,7 +116,7 @@ class QuartSessions(FlaskSessions):
         client: tuple[str | None, str | None] = (None, None)
         if manager.settings.record_client:
             client = client_of(request.remote_addr, request.headers.get("User-Agent"))
-        presented = manager.identify(keys.reader.from_asgi(scope["headers"]), keys.tokens)
+        presented = site.recognizer(manager, keys).recognize(scope["headers"])
         session = manager.attach(FlaskSession(), presented, client)
         await manager.aensure_loaded(session)
         if isinstance(getattr(request, "session", None), FlaskSession):
