@@ -142,7 +142,7 @@ class Closings:
         """
         state: Any = session.tie if looked else state_of(session)
         simple = not (looked or failed or state.pending or state.failure)
-        if simple and self.endings.is_as_loaded(state, session) and not self._is_touch_due(state):
+        if simple and self.endings.is_as_loaded(state, session) and not self.is_touch_due(state):
             state.sent = state.loaded
             return None
         if state.pending is not None and self.renewal_may_be_due(state):
@@ -169,7 +169,7 @@ class Closings:
         state: Any = session.tie
         if state.pending or state.failure or state.cookie is not _NO_COOKIE:
             return False
-        if self._renews and self._is_touch_due(state):
+        if self._renews and self.is_touch_due(state):
             return False
         if (session.accessed or session.ended) and not self.endings.is_as_loaded(state, session):
             return False
@@ -177,7 +177,8 @@ class Closings:
         state.started = True
         return True
 
-    def _is_touch_due(self, state: SessionState) -> bool:
+    def is_touch_due(self, state: SessionState) -> bool:
+        """Whether a request that changed nothing has to renew the session's times."""
         if not self._renews or state.row is None or state.header is None:
             return False
         return self.rows.touch_due(state.row, state.header, clock.now())

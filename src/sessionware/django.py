@@ -9,8 +9,8 @@ from __future__ import annotations
 # Django has no types: neither its imports nor its twins can be checked.
 # mypy: disable-error-code="import-untyped"
 # pyright: reportAssignmentType=false
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -93,17 +93,15 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     # Running: each operation is written once, for threads and for coroutines.
 
     def run(self, flow: Flow[T], /) -> T:
-        with self._noting_failures():
+        try:
             return drive(flow, manager())
+        except StoreUnavailable:
+            self._failed = True
+            raise
 
     async def arun(self, flow: Flow[T], /) -> T:
-        with self._noting_failures():
-            return await adrive(flow, manager())
-
-    @contextmanager
-    def _noting_failures(self) -> Iterator[None]:
         try:
-            yield
+            return await adrive(flow, manager())
         except StoreUnavailable:
             self._failed = True
             raise
@@ -122,7 +120,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             return session
         if dict.pop(session, _KEPT, None):
             _forget_kept(state)
-        if _touch_due(state):
+        if manager().is_touch_due(state):
             with suppress(StoreUnavailable, SessionGone):
                 yield Call("save", (session,))
         if state.cookie is CookieDue.SET:
@@ -345,9 +343,3 @@ def _forget_kept(state: SessionState) -> None:
     content = codec.decode(state.payload, state.rich)
     content.pop(_KEPT, None)
     state.payload, state.rich = codec.encode(content)
-
-
-def _touch_due(state: SessionState) -> bool:
-    if state.row is None or state.header is None:
-        return False
-    return manager().rows.touch_due(state.row, state.header, clock.now())
