@@ -23,6 +23,8 @@ class Contender:
     quick: bool = False
     served: bool = False
     """Also measured behind uvicorn."""
+    frozen: bool = False
+    """Behind uvicorn only, with what its start has made kept from the garbage collector."""
     skips: tuple[str, ...] = ()
     floor: str = ""
     """The floor on the same driver and store, which this one is measured against."""
@@ -100,6 +102,14 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender(
         "sessionware-asyncpg", "starlette", PG, {**_SQL, "driver": "asyncpg"}, _POSTGRES,
         served=True, floor="floor-asyncpg",
+    ),
+    Contender(
+        "sessionware-sqlite-frozen", "starlette", NORMAL, _SQL, served=True, frozen=True,
+        floor="floor-sqlite",
+    ),
+    Contender(
+        "sessionware-psycopg-frozen", "starlette", PG, {**_SQL, "driver": "psycopg"}, _POSTGRES,
+        served=True, frozen=True, floor="floor-psycopg",
     ),
     Contender(
         "starlette-cookie", "starlette", "the cookie", {"kind": "cookie"}, quick=True,

@@ -50,11 +50,12 @@ class Run:
             for each in contenders
             if (missing := set(each.needs) - there)
         }
-        self.contenders = [each for each in contenders if each.name not in self.left_out]
+        there_are = [each for each in contenders if each.name not in self.left_out]
+        self.contenders = [each for each in there_are if not each.frozen]
         self.scenarios, self.effort, self.sizes = scenarios, effort, sizes
         self.folder, self._chosen = folder, chosen
         self._postgres = "postgres" in there
-        self._served = [each for each in self.contenders if each.served]
+        self._served = [each for each in there_are if each.served]
         total = 0
         if "requests" in chosen:
             total += len(self.contenders) * (1 + len(scenarios) * effort.rounds)

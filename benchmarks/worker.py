@@ -276,6 +276,9 @@ def serve(contender: Contender, place: Place, port: int, *, bare: bool) -> None:
 
     site = contender.build(place)
     app = site.bare if bare else site.app
+    if contender.frozen:
+        gc.collect()
+        gc.freeze()
     uvicorn.run(
         app, host="127.0.0.1", port=port, loop="uvloop", http="httptools", lifespan="off",
         access_log=False, log_level="error",

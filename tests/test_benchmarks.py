@@ -54,6 +54,7 @@ def _results() -> dict[str, Any]:
             for scenario in SCENARIOS
         }
         for each in contenders.CONTENDERS
+        if not each.frozen
     }
     fact = {"alive": True, "logout ends a copied cookie": True, "a read sends Set-Cookie": False}
     page = {"mine": 80.0, "bare": 100.0, "ratio": 0.8, "p50": 1.0, "p99": 2.0, "busy": 0.4}
