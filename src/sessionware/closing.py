@@ -72,9 +72,9 @@ class Closings:
         """Save what there is to save and give the response's headers; see ``close``."""
         return self._header_list(await self.afinish(session, failed=failed))
 
-    def finish(self, session: Session, *, failed: bool = False) -> Closing:
-        """Save as the response begins, and say what it has to carry."""
-        decided = self.decide(session, failed=failed)
+    def finish(self, session: Session, *, failed: bool = False, looked: bool = False) -> Closing:
+        """Save as the response begins, and say what it has to carry. ``looked``: see ``decide``."""
+        decided = self.decide(session, failed=failed, looked=looked)
         if decided is not None:
             state = state_of(session)
             work = state.fork()
@@ -167,8 +167,14 @@ class Closings:
         what ``decide`` and ``closing`` would find: in one step, for most requests.
         """
         state: Any = session.tie
-        if state.pending or state.failure or state.cookie is not _NO_COOKIE:
+        if state.failure or state.cookie is not _NO_COOKIE:
             return False
+        if state.pending:
+            # Never looked at.
+            if self._renews:
+                return False
+            state.started = True
+            return True
         if self._renews and self.is_touch_due(state):
             return False
         if (session.accessed or session.ended) and not self.endings.is_as_loaded(state, session):

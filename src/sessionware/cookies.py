@@ -146,17 +146,20 @@ class Recognizer:
         return self._tokens
 
     def _examine(self, field: bytes) -> Presented:
-        return self._kept(field, identify(self._reader.values((field,)), self._tokens))
-
-    def _examine_value(self, value: str) -> Presented:
-        return self._kept(value, identify((value.encode("ascii", "replace"),), self._tokens))
-
-    def _kept(self, field: bytes | str, presented: Presented) -> Presented:
-        if presented.id is not None and len(field) <= _LONGEST_KNOWN:
+        presented = identify(self._reader.values((field,)), self._tokens)
+        if presented.id is not None:
             self._keep(field, presented)
         return presented
 
+    def _examine_value(self, value: str) -> Presented:
+        presented = identify((value.encode("ascii", "replace"),), self._tokens)
+        if presented.id is not None:
+            self._keep(value, presented)
+        return presented
+
     def _keep(self, field: bytes | str, presented: Presented) -> None:
+        if len(field) > _LONGEST_KNOWN:
+            return
         cost = len(field) + _KNOWN_BYTES
         if self._used + cost > self._room or len(self._known) >= _MOST_KNOWN:
             self._known.clear()

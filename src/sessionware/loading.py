@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import clock
 from .cache import Entry
@@ -25,7 +25,7 @@ from .tokens import Tokens
 from .tracking import UNLOADED
 
 if TYPE_CHECKING:
-    from .manager import SessionManager
+    pass
 
 AnySession = TypeVar("AnySession", bound=Session)
 
@@ -199,8 +199,10 @@ class Loading:
         ``ensure_loaded``.
         """
         self._purger.start()
-        state = SessionState(cast("SessionManager", self))
-        state.client = client
+        manager: Any = self
+        state = SessionState(manager)
+        if client is not NOBODY:
+            state.client = client
         session.attach(state)
         if presented.id is not None:
             state.pending = presented

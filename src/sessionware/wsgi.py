@@ -24,6 +24,7 @@ from .errors import StoreUnavailable
 from .headers import with_session_wsgi
 from .manager import SessionManager
 from .session import NoSession, Session
+from .states import NOBODY
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -90,12 +91,12 @@ class SessionMiddleware:
                 environ[SESSION_KEY] = outer
                 return self.app(environ, start_response)
         presented = self._recognize(environ)
-        client = _client(environ) if self._records_client else _NOBODY
+        client = _client(environ) if self._records_client else NOBODY
         session = environ[SESSION_KEY] = manager.attach(Session(), presented, client)
         return _Exchange(manager, environ, session, start_response).run(self.app)
 
 
-_NOBODY = (None, None)
+_NOT_FAILED = frozenset("1234")
 
 
 class _Exchange:
@@ -238,12 +239,22 @@ class _Exchange:
         if self._wanted is None:
             raise AssertionError("the body began before start_response was called")
         status, headers, exc_info = self._wanted
+        session, manager = self._session, self._manager
+        looked = status[:1] in _NOT_FAILED and self._environ.get(SESSION_KEY) is session
+        if looked and manager.is_only_read(session):
+            self._begun = True
+            self._wanted = None
+            if session.accessed:
+                self._vary = True
+                headers = self._with_session(headers)
+            self._write = self._start_response(status, headers, exc_info)
+            return
         code = _code(status)
-        if could_not_load(self._session, code) or (self._store_failed and code == 500):
+        if could_not_load(session, code) or (self._store_failed and code == 500):
             raise StoreUnavailable("the session could not be read or saved")
-        take_replacement(self._session, self._environ.get(SESSION_KEY))
+        take_replacement(session, self._environ.get(SESSION_KEY))
         try:
-            closing = self._manager.finish(self._session, failed=code >= 500)
+            closing = manager.finish(session, failed=code >= 500, looked=looked)
         except StoreUnavailable:
             # Under ``write`` the application sees this, and may make a 500 of it.
             self._store_failed = True
@@ -251,9 +262,9 @@ class _Exchange:
         self._begun = True
         self._wanted = None
         self._vary = closing.vary
-        self._set_cookie = self._manager.set_cookie(closing)
+        self._set_cookie = manager.set_cookie(closing)
         if self._set_cookie is not None:
-            self._manager.note_scheme(self._environ.get("wsgi.url_scheme", "http"))
+            manager.note_scheme(self._environ.get("wsgi.url_scheme", "http"))
         self._write = self._start_response(status, self._with_session(headers), exc_info)
 
     def _with_session(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
