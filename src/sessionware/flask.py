@@ -265,8 +265,12 @@ class FlaskSessions(ConfiguredCookie):
         if set_cookie is not None and has_request_context():
             manager.note_scheme(current_request.scheme)
         if closing.vary:
-            name = self.get_cookie_name(app)
-            response.headers[:] = with_session_wsgi(response.headers, set_cookie, name)
+            if set_cookie is None and "Vary" not in response.headers:
+                # What the other way comes to, without making all headers anew.
+                response.headers.add("Vary", "Cookie")
+            else:
+                name = self.get_cookie_name(app)
+                response.headers[:] = with_session_wsgi(response.headers, set_cookie, name)
         if not session.rehearsed:
             response.call_on_close(partial(manager.check_late_change, session))
 
