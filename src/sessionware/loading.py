@@ -168,9 +168,7 @@ class Loading:
             # Another thread of the request may have been quicker, and changed it already.
             if state.folded is not None:
                 state.payload, state.rich = payload, rich
-                # As ``refill`` does.
-                dict.clear(session)
-                dict.update(session, content)
+                session.refill(content)
                 state.folded = None
 
     def _known(self, entry: Entry) -> int | None:

@@ -45,9 +45,12 @@ def test_a_session_lasts_until_the_browser_closes_unless_it_is_permanent(
     assert row().expires_at == clock.now + 31 * DAY
 
 
+@pytest.mark.parametrize("coherence", ["validate", "bounded"])
 def test_permanent_taken_back_makes_it_a_cookie_of_the_browsers_run_again(
-    visitor: Visitor,
+    make_visitor: Callable[..., Visitor], coherence: str
 ) -> None:
+    """Whether the store is asked for the session or only the cache."""
+    visitor = make_visitor(coherence=coherence)
     visitor.visit(permanently(a=1))
     answer = visitor.visit(lambda session: setattr(session, "permanent", False))
     assert lifetime(set_cookie_of(answer)) is None
