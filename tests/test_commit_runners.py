@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sessionware.batches import PATIENCE
+from sessionware.batches import ALONE, PATIENCE
 from sessionware.flows import Call, Flow
 from sessionware.runners import LoopRunner, ThreadRunner
 
@@ -139,6 +139,29 @@ def test_where_no_thread_can_be_started_all_who_wait_are_told_and_nothing_is_don
     assert [type(each) for each in outcomes] == [RuntimeError, RuntimeError]
     assert threads.commit(saving("later"))
     assert threads._store.saved == ["later"]
+
+
+def test_who_has_to_go_alone_and_finds_no_thread_is_told_and_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch, threads: ThreadRunner
+) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def first_alone(calls: list[Call]) -> list[object]:
+        monkeypatch.setattr(threads._threads, "post", refuse)
+        return [ALONE, *[True] * (len(calls) - 1)]
+
+    monkeypatch.setattr(threads._store, "group", first_alone)
+
+    async def run() -> list[object]:
+        return await asyncio.gather(
+            *(threads.acommit(saving(number)) for number in range(3)), return_exceptions=True
+        )
+
+    outcomes = asyncio.run(run())
+    assert [type(each) for each in outcomes] == [RuntimeError, bool, bool]
+    monkeypatch.undo()
+    assert threads.commit(saving("later"))
 
 
 def test_a_loop_that_ends_before_it_has_called_for_a_leader_delays_others_once(

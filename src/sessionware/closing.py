@@ -78,8 +78,8 @@ class Closings:
         if decided is not None:
             state = state_of(session)
             work = state.fork()
-            intents = session.take_intents()
             flow = self.committer.commit(work, decided.plan, decided.change)
+            intents = session.take_intents()
             try:
                 verdict = self.store.commit(flow)
             except BaseException as error:
@@ -101,8 +101,8 @@ class Closings:
         """Carry out what ``decide`` has decided."""
         state: Any = session.tie
         work: SessionState = state.fork()
-        intents = session.take_intents()
         flow = self.committer.commit(work, decided.plan, decided.change)
+        intents = session.take_intents()
         try:
             verdict = await self.store.acommit(flow)
         except BaseException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from . import clock
 from .cache import Entry
@@ -23,9 +23,6 @@ from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
 from .tokens import Tokens
 from .tracking import UNLOADED
-
-if TYPE_CHECKING:
-    pass
 
 AnySession = TypeVar("AnySession", bound=Session)
 

@@ -50,6 +50,8 @@ class SessionState:
     """
 
     # Of the class until an instance has its own: most sessions are only read.
+    pending: Presented | None = None
+    client: tuple[str | None, str | None] = NOBODY
     id: str | None = None
     row: Row | None = None
     folded: Row | None = None
@@ -63,9 +65,6 @@ class SessionState:
     sent: object = None
     _header: Header | None = None
     _handle: bytes | None = None
-
-    pending: Presented | None = None
-    client: tuple[str | None, str | None] = NOBODY
 
     def __init__(self, manager: SessionManager) -> None:
         self.manager = manager

@@ -295,9 +295,14 @@ class ThreadRunner:
             alone += answer(shared, answers)
         except BaseException as error:
             return [(job.waiter, (None, error)) for job in jobs]
+        told: list[tuple[Waiter, Outcome]]
+        told = [(job.waiter, job.outcome) for job in jobs if job.outcome is not None]
         for job in alone:
-            self._post(partial(self._finished, job))
-        return [(job.waiter, job.outcome) for job in jobs if job.outcome is not None]
+            try:
+                self._post(partial(self._finished, job))
+            except BaseException as error:
+                told.append((job.waiter, (None, error)))
+        return told
 
     def _finished(self, job: Job) -> Callable[[], object]:
         return partial(job.waiter.tell, self._prepared(job.flow, job.wanted))
