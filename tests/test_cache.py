@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from sessionware.cache import ENTRY_OVERHEAD, RowCache
+from sessionware.cache import ENTRY_OVERHEAD, RowCache, _stripe
 from sessionware.stores.protocol import RETIRED, Row
 from tests.byhand import NOON
 
@@ -73,7 +73,7 @@ def test_an_entry_lives_for_its_ttl_from_its_filling_on(cache: RowCache, timer: 
 
 INTERFERENCES: dict[str, Callable[[RowCache], object]] = {
     "an invalidation": lambda cache: cache.invalidate(KEY),
-    "a write": lambda cache: cache.settle(KEY, cache.token(KEY), a_row(version=2)),
+    "a write": lambda cache: cache.settle(KEY, cache.begin_write(KEY), a_row(version=2)),
     "an end": lambda cache: cache.bury(KEY, None, 60),
     "a rotation": lambda cache: cache.bury(KEY, RETIRED, 60),
     "the end of all": lambda cache: cache.clear(),
@@ -96,7 +96,7 @@ def test_a_write_that_overlapped_with_it_leaves_nothing_cached(
     cache: RowCache, interfere: Callable[[RowCache], object]
 ) -> None:
     """Which of the two committed last, nobody knows here."""
-    token = cache.token(KEY)
+    token = cache.begin_write(KEY)
     interfere(cache)
     cache.settle(KEY, token, a_row(version=3))
     assert cache.get(KEY) is None
@@ -125,8 +125,54 @@ def test_two_fills_at_once_both_hold(cache: RowCache) -> None:
 
 def test_a_write_caches_what_it_wrote(cache: RowCache) -> None:
     row = a_row(version=2)
-    cache.settle(KEY, cache.token(KEY), row)
+    cache.settle(KEY, cache.begin_write(KEY), row)
     assert served(cache) is row
+
+
+def keys_of_one_stripe() -> tuple[bytes, bytes]:
+    seen: dict[int, bytes] = {}
+    for number in range(100_000):
+        key = number.to_bytes(32, "big")
+        stripe = _stripe(key)
+        if stripe in seen:
+            return seen[stripe], key
+        seen[stripe] = key
+    raise AssertionError("there are fewer stripes than that")
+
+
+def test_writes_of_different_keys_do_not_evict_each_other_whatever_stripe_they_have(
+    cache: RowCache,
+) -> None:
+    keys = keys_of_one_stripe()
+    tokens = [cache.begin_write(key) for key in keys]
+    rows = [a_row(key, 2) for key in keys]
+    for key, token, row in zip(keys, tokens, rows, strict=True):
+        cache.settle(key, token, row)
+    assert [served(cache, key) for key in keys] == rows
+
+
+def test_while_one_of_two_writes_is_under_way_nothing_is_served(cache: RowCache) -> None:
+    filled(cache)
+    first, second = cache.begin_write(KEY), cache.begin_write(KEY)
+    cache.settle(KEY, first, a_row(version=2))
+    cache.fill(KEY, cache.token(KEY), a_row(version=2))
+    assert cache.get(KEY) is None
+    last = a_row(version=3)
+    cache.settle(KEY, second, last)
+    assert served(cache) is last
+
+
+@pytest.mark.parametrize("interfere", INTERFERENCES.values(), ids=INTERFERENCES)
+def test_what_is_new_is_cached_unless_it_was_ended_meanwhile(
+    cache: RowCache, interfere: Callable[[RowCache], object]
+) -> None:
+    row = a_row()
+    cache.add(KEY, cache.token(KEY), row)
+    assert served(cache) is row
+    token = cache.token(KEY)
+    interfere(cache)
+    cache.add(KEY, token, row)
+    assert served(cache) is not row
 
 
 class TestMarks:
@@ -135,7 +181,7 @@ class TestMarks:
     def test_an_entry_has_the_mark_of_its_filling_or_writing(self, cache: RowCache) -> None:
         cache.fill(KEY, cache.token(KEY), a_row(), 4)
         assert mark(cache) == 4
-        cache.settle(KEY, cache.token(KEY), a_row(version=2), 6)
+        cache.settle(KEY, cache.begin_write(KEY), a_row(version=2), 6)
         assert mark(cache) == 6
         filled(cache, a_row(version=3))
         assert mark(cache) is None
@@ -258,7 +304,7 @@ class TestBounds:
         filled(cache, a_row(OTHER))
         huge = a_row(size=100_001)
         assert not cache.fill(KEY, cache.token(KEY), huge)
-        cache.settle(KEY, cache.token(KEY), huge)
+        cache.settle(KEY, cache.begin_write(KEY), huge)
         assert cache.get(KEY) is None
         assert cache.get(OTHER) is not None
 
@@ -267,7 +313,7 @@ class TestBounds:
         cache = RowCache(ttl=ttl, max_bytes=max_bytes)
         assert not cache.enabled
         assert not cache.fill(KEY, cache.token(KEY), a_row())
-        cache.settle(KEY, cache.token(KEY), a_row())
+        cache.settle(KEY, cache.begin_write(KEY), a_row())
         assert cache.get(KEY) is None
         cache.bury(KEY, RETIRED, 60)
         assert cache.tombstone(KEY) == (RETIRED,)
@@ -276,7 +322,7 @@ class TestBounds:
         filled(cache, a_row(size=10))
         filled(cache, a_row(OTHER, size=20))
         assert cache.size == 30 + 2 * ENTRY_OVERHEAD
-        cache.settle(KEY, cache.token(KEY), a_row(size=1))
+        cache.settle(KEY, cache.begin_write(KEY), a_row(size=1))
         assert cache.size == 21 + 2 * ENTRY_OVERHEAD
         cache.clear()
         assert cache.size == len(cache) == 0
@@ -305,6 +351,7 @@ class LikeADict(RuleBasedStateMachine):
         self.cache = RowCache(ttl=10, max_bytes=self.limit, timer=self.timer)
         self.newest: dict[bytes, tuple[Row, float]] = {}
         self.reads: list[tuple[bytes, int, Row]] = []
+        self.writes: list[tuple[bytes, int, Row]] = []
         self.versions = 0
         self.buried: set[bytes] = set()
 
@@ -317,8 +364,27 @@ class LikeADict(RuleBasedStateMachine):
         if key in self.buried:
             return
         row = self.row(key, size)
-        self.cache.settle(key, self.cache.token(key), row)
+        self.cache.settle(key, self.cache.begin_write(key), row)
         self.newest[key] = row, self.timer.now
+
+    @rule(key=keys)
+    def begin_to_write(self, key: bytes) -> None:
+        """What is written now may be committed at any time later."""
+        if key in self.newest:
+            self.writes.append((key, self.cache.begin_write(key), self.newest[key][0]))
+
+    @rule(number=st.integers(0, 5), size=sizes)
+    def a_write_is_committed(self, number: int, size: int) -> None:
+        """If nobody was quicker."""
+        if not self.writes:
+            return
+        key, token, old = self.writes.pop(number % len(self.writes))
+        if key in self.newest and self.newest[key][0] is old:
+            row = self.row(key, size)
+            self.newest[key] = row, self.timer.now
+            self.cache.settle(key, token, row)
+        else:
+            self.cache.invalidate(key)
 
     @rule(key=keys, size=sizes)
     def begin_to_read(self, key: bytes, size: int) -> None:
@@ -388,7 +454,7 @@ def test_thirty_two_threads_may_do_all_at_once() -> None:
                 row = a_row(key, version, choose.randrange(2_000))
                 match choose.randrange(8):
                     case 0:
-                        cache.settle(key, cache.token(key), row)
+                        cache.settle(key, cache.begin_write(key), row)
                     case 1:
                         cache.invalidate(key)
                     case 2:

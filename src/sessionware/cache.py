@@ -82,7 +82,8 @@ class RowCache:
     a hit, and its ``LRUCache`` keeps one or two dicts more, which every entry pays for. A fill
     carries a token taken before the row was read and is dropped if the key was written or
     invalidated since (the leases of Nishtala et al., NSDI 2013). Tokens count per stripe of keys:
-    two keys that share a stripe can only cost a fill.
+    two keys that share a stripe can only cost a fill. Writes are numbered instead: many are under
+    way at once, and two that shared a stripe would evict each other each time.
     """
 
     def __init__(
@@ -113,7 +114,9 @@ class RowCache:
         self._until, self._tick = 0.0, -inf
         self._touching: set[bytes] = set()
         # What is being written is served no more, and not evicted: most of it is replaced at once.
-        self._writing: set[bytes] = set()
+        # Each key with the number of its last writer; those up to ``_stale`` began before a clear.
+        self._writing: dict[bytes, int] = {}
+        self._writes = self._stale = 0
 
     def get(self, key: bytes) -> Entry | None:
         """The cached entry, if its time has not passed. A hit or a miss is counted."""
@@ -158,24 +161,34 @@ class RowCache:
             return self._put(key, _lean(row), mark)
 
     def settle(self, key: bytes, token: int, row: Row, mark: int | None = None) -> None:
-        """After a commit: cache what was written, or evict if another write overlapped with it."""
-        with self._lock:
-            stripe, generations = hash(key) % _STRIPES, self._generations
-            current = generations[stripe] + (self._cleared << 48) == token
-            generations[stripe] += 1
-            self._writing.discard(key)
-            if not (current and self._put(key, row, mark, UNTOLD)):
-                self._evict(key)
-
-    def begin_write(self, key: bytes) -> int:
-        """Serve it no more, and let no fill under way come through. Gives the token for ``settle``;
-        a write that comes to nothing ends in ``invalidate``.
+        """After a commit: cache what was written, or evict if another write of this key began
+        meanwhile.
         """
         with self._lock:
-            stripe, generations = hash(key) % _STRIPES, self._generations
-            generations[stripe] += 1
-            self._writing.add(key)
-            return generations[stripe] + (self._cleared << 48)
+            self._generations[hash(key) % _STRIPES] += 1
+            current = self._writing.get(key) == token
+            if current:
+                del self._writing[key]
+            if not (current and token > self._stale and self._put(key, row, mark, UNTOLD)):
+                self._evict(key)
+
+    def add(self, key: bytes, token: int, row: Row, mark: int | None = None) -> None:
+        """After a commit that made this key: cache what was written, unless it was invalidated
+        since the token.
+        """
+        with self._lock:
+            if self._token(_stripe(key)) == token:
+                self._put(key, row, mark, UNTOLD)
+
+    def begin_write(self, key: bytes) -> int:
+        """Serve it no more, and let no fill under way come through. Gives the number for
+        ``settle``; a write that comes to nothing ends in ``invalidate``.
+        """
+        with self._lock:
+            self._generations[hash(key) % _STRIPES] += 1
+            self._writes += 1
+            self._writing[key] = self._writes
+            return self._writes
 
     def confirm(self, key: bytes, entry: Entry, mark: int | None) -> None:
         """The store has said that the row still stands: a new mark, unless it was replaced
@@ -199,7 +212,7 @@ class RowCache:
         """Evict, and let no fill under way come through."""
         with self._lock:
             self._generations[_stripe(key)] += 1
-            self._writing.discard(key)
+            self._writing.pop(key, None)
             self._evict(key)
 
     def retime(self, key: bytes, row: Row) -> None:
@@ -230,6 +243,7 @@ class RowCache:
         """Evict for good: an ID that ended is never used again."""
         with self._lock:
             self._generations[_stripe(key)] += 1
+            self._writing.pop(key, None)
             self._evict(key)
             self._tombstones[key] = _Tombstone(answer, self._timer() + seconds)
 
@@ -262,6 +276,7 @@ class RowCache:
             self._entries.clear()
             self._size = 0
             self._cleared += 1
+            self._stale = self._writes
 
     def __len__(self) -> int:
         with self._lock:

@@ -220,7 +220,7 @@ class CachedStore(KeyedStore):
         mark = self.channel.mark(row.sid_hash)
         row_id: int = yield Call("insert", (row,))
         stored = Row(row_id, *row[1:])
-        self.cache.settle(row.sid_hash, token, stored, mark)
+        self.cache.add(row.sid_hash, token, stored, mark)
         return stored
 
     def replace_flow(self, old: Row, new: Row, now: int) -> Flow[bool]:
@@ -250,7 +250,7 @@ class CachedStore(KeyedStore):
         finally:
             if hit:
                 self.cache.bury(old.sid_hash, RETIRED, (retired_until - now) / 1000)
-                self.cache.settle(new.sid_hash, token, _kept(old, new, new.sid_hash), mark)
+                self.cache.add(new.sid_hash, token, _kept(old, new, new.sid_hash), mark)
             else:
                 self.cache.invalidate(old.sid_hash)
         return hit
