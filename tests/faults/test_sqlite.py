@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import subprocess
 import sys
@@ -166,6 +167,15 @@ def _rows(path: Path) -> int:
         connection.close()
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """Going through all that a whole run of tests has left takes the collector half a second."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
 async def test_many_writers_wait_for_each_other_and_not_for_the_event_loop(
     manager: SessionManager,
 ) -> None:
