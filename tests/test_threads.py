@@ -97,7 +97,7 @@ def test_an_idle_thread_is_used_again(threads: Threads) -> None:
 
 
 def test_of_idle_threads_the_last_one_to_become_idle_is_called(threads: Threads) -> None:
-    gates = [Gate(), Gate()]
+    gates, last = [Gate(), Gate()], 0
     idents = [threads.submit(lambda gate=gate: (gate(), threading.get_ident())) for gate in gates]  # type: ignore[misc]
     for idle, (gate, ident) in enumerate(zip(gates, idents, strict=True), 1):
         gate.open.set()
