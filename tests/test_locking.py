@@ -435,7 +435,7 @@ async def test_a_request_cancelled_while_it_takes_the_lock_leaves_none_behind(
         # On trio a store of coroutines shields what has begun.
         gate.open()
     await hall.becomes_free()
-    async with (await hall.open()).alock(0):
+    async with (await hall.open()).alock(PATIENCE):
         pass
 
 
