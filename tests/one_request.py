@@ -37,8 +37,7 @@ class Case:
     ) -> None:
         self.maker = maker
         self.endings = Endings(maker, user_key, record_client)
-        self.state = SessionState(MANAGER)
-        self.state.client = ("::1", "curl")
+        self.state = SessionState(MANAGER, client=("::1", "curl"))
         content: dict[Any, Any] = {}
         if row is not None:
             record = maker.records.read(row.data, sid_hash=row.sid_hash)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sessionware.cache import ENTRY_OVERHEAD, RowCache, _stripe
+from sessionware.codecs import UNTOLD
 from sessionware.stores.protocol import RETIRED, Row
 from tests.byhand import NOON
 
@@ -167,11 +168,13 @@ def test_what_is_new_is_cached_unless_it_was_ended_meanwhile(
     cache: RowCache, interfere: Callable[[RowCache], object]
 ) -> None:
     row = a_row()
-    cache.add(KEY, cache.token(KEY), row)
-    assert served(cache) is row
+    cache.fill(KEY, cache.token(KEY), row, snapshot=UNTOLD)
+    entry = cache.get(KEY)
+    assert entry is not None
+    assert (entry.row, entry.snapshot) == (row, UNTOLD)
     token = cache.token(KEY)
     interfere(cache)
-    cache.add(KEY, token, row)
+    cache.fill(KEY, token, row, snapshot=UNTOLD)
     assert served(cache) is not row
 
 

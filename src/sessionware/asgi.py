@@ -24,8 +24,9 @@ from .events import logger
 from .folding import announces_use
 from .headers import add_vary_cookie, sets_cookie, with_session
 from .manager import SessionManager
+from .rows import NOBODY
 from .session import NoSession, Session
-from .states import NOBODY, CookieDue, SessionState
+from .states import CookieDue, SessionState
 from .tracking import TRACES
 
 if TYPE_CHECKING:

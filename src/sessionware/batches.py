@@ -91,14 +91,10 @@ class Queue:
     def take(self) -> list[Job]:
         """For a leader: those who go next. None left: it leads no more."""
         with self._lock:
-            waiting = self._waiting
-            if not waiting:
+            if not self._waiting:
                 self.leaders -= 1
                 return []
-            jobs = [waiting.popleft() for _ in range(min(MOST, len(waiting)))]
-            for job in jobs:
-                job.begun = True
-            return jobs
+            return self._next(MOST)
 
     def rest(self, told: int) -> bool:
         """For a leader who is about to tell so many: whether it leads no more, because fewer wait.
@@ -115,13 +111,7 @@ class Queue:
         """For a leader who could not begin: those for whom nobody leads now. They never begin."""
         with self._lock:
             self.leaders -= 1
-            if self.leaders:
-                return []
-            jobs = list(self._waiting)
-            self._waiting.clear()
-            for job in jobs:
-                job.begun = True
-            return jobs
+            return [] if self.leaders else self._next(len(self._waiting))
 
     def resign(self) -> bool:
         """For a leader who has other things to do; whether somebody has to lead in its place."""
@@ -149,6 +139,14 @@ class Queue:
             self._waiting.remove(job)
             job.begun = True
             return True
+
+    def _next(self, most: int) -> list[Job]:
+        """Under the lock: those who have waited longest."""
+        waiting = self._waiting
+        jobs = [waiting.popleft() for _ in range(min(most, len(waiting)))]
+        for job in jobs:
+            job.begun = True
+        return jobs
 
     @property
     def is_idle(self) -> bool:

@@ -153,12 +153,21 @@ class RowCache:
         with self._lock:
             return self._token(_stripe(key))
 
-    def fill(self, key: bytes, token: int, row: Row, mark: int | None = None) -> bool:
-        """Cache a row that was read, unless its key was written or invalidated since the token."""
+    def fill(
+        self,
+        key: bytes,
+        token: int,
+        row: Row,
+        mark: int | None = None,
+        snapshot: int | None = None,
+    ) -> bool:
+        """Cache a row that was read, or made under a new key, unless that key was written or
+        invalidated since the token.
+        """
         with self._lock:
             if self._token(_stripe(key)) != token or key in self._tombstones:
                 return False
-            return self._put(key, _lean(row), mark)
+            return self._put(key, _lean(row), mark, snapshot)
 
     def settle(self, key: bytes, token: int, row: Row, mark: int | None = None) -> None:
         """After a commit: cache what was written, or evict if another write of this key began
@@ -171,14 +180,6 @@ class RowCache:
                 del self._writing[key]
             if not (current and token > self._stale and self._put(key, row, mark, UNTOLD)):
                 self._evict(key)
-
-    def add(self, key: bytes, token: int, row: Row, mark: int | None = None) -> None:
-        """After a commit that made this key: cache what was written, unless it was invalidated
-        since the token.
-        """
-        with self._lock:
-            if self._token(_stripe(key)) == token:
-                self._put(key, row, mark, UNTOLD)
 
     def begin_write(self, key: bytes) -> int:
         """Serve it no more, and let no fill under way come through. Gives the number for

@@ -120,7 +120,7 @@ class Recognizer:
             return NO_COOKIE
         if fields:
             return self._report(identify(self._reader.values(fields), self._tokens))
-        return self._known.get(field) or self._report(self._examine(field))
+        return self._known.get(field) or self._examine(field, self._reader.values((field,)))
 
     def recognize_environ(self, environ: Mapping[str, Any]) -> Presented:
         """What :func:`identify` finds in a WSGI environ, whose text is Latin-1 (PEP 3333).
@@ -131,42 +131,36 @@ class Recognizer:
         if not header:
             return NO_COOKIE
         field = header.encode("latin-1", "replace")
-        return self._known.get(field) or self._report(self._examine(field))
+        return self._known.get(field) or self._examine(field, self._reader.values((field,)))
 
     def recognize_value(self, value: str) -> Presented:
         """What :func:`identify` finds in the value of one cookie, which is text here as under
         Django.
         """
         # Text is never equal to a header, which is bytes.
-        return self._known.get(value) or self._report(self._examine_value(value))
+        return self._known.get(value) or self._examine(value, (value.encode("ascii", "replace"),))
 
     @property
     def tokens(self) -> Tokens:
         """What verifies the signatures."""
         return self._tokens
 
-    def _examine(self, field: bytes) -> Presented:
-        presented = identify(self._reader.values((field,)), self._tokens)
+    def _examine(self, given: bytes | str, values: Sequence[bytes] | None) -> Presented:
+        presented = identify(values, self._tokens)
         if presented.id is not None:
-            self._keep(field, presented)
-        return presented
+            self._keep(given, presented)
+        return self._report(presented)
 
-    def _examine_value(self, value: str) -> Presented:
-        presented = identify((value.encode("ascii", "replace"),), self._tokens)
-        if presented.id is not None:
-            self._keep(value, presented)
-        return presented
-
-    def _keep(self, field: bytes | str, presented: Presented) -> None:
-        if len(field) > _LONGEST_KNOWN:
+    def _keep(self, given: bytes | str, presented: Presented) -> None:
+        if len(given) > _LONGEST_KNOWN:
             return
-        cost = len(field) + _KNOWN_BYTES
+        cost = len(given) + _KNOWN_BYTES
         if self._used + cost > self._room or len(self._known) >= _MOST_KNOWN:
             self._known.clear()
             self._used = 0
         if cost <= self._room:
             self._used += cost
-            self._known[field] = presented
+            self._known[given] = presented
 
 
 class CookieReader:

@@ -16,9 +16,9 @@ from .events import EventSink
 from .flows import Flow
 from .purging import Purger
 from .records import HEADER_BYTES, read_header
-from .rows import RowMaker
+from .rows import NOBODY, RowMaker
 from .session import Session
-from .states import NOBODY, NOTHING_LOADED, SessionState, state_of
+from .states import NOTHING_LOADED, SessionState, state_of
 from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
 from .tokens import Tokens
@@ -111,18 +111,14 @@ class Loading:
         if sid_hash is None:
             self._purger.start()
             session = Session()
-            session.tie = state = SessionState(manager)
-            if client is not NOBODY:
-                state.client = client
+            session.tie = SessionState(manager, client)
             session.unready = False
             return session
         entry = self.store.fresh(sid_hash)
         if entry is None:
             return None
         session = Session()
-        session.tie = state = SessionState(manager)
-        if client is not NOBODY:
-            state.client = client
+        session.tie = state = SessionState(manager, client)
         known = entry.snapshot if not self._custom else self._known(entry)
         if known is not None:
             state.id, state.loaded = presented.id, known
@@ -195,9 +191,7 @@ class Loading:
         """
         self._purger.start()
         manager: Any = self
-        state = SessionState(manager)
-        if client is not NOBODY:
-            state.client = client
+        state = SessionState(manager, client)
         session.attach(state)
         if presented.id is not None:
             state.pending = presented

@@ -15,7 +15,8 @@ from .merging import Delta, diff, merge
 from .records import NO_OWNER, Expiry, Header, RecordFormat, read_header, read_nonce
 from .stores.protocol import Row
 
-_NOBODY: Final = (None, None)
+NOBODY: Final = (None, None)
+"""The client of a session that records none: address and user agent."""
 # Half the calls of ``Row._make``.
 _make: Final = tuple.__new__
 
@@ -118,7 +119,7 @@ class RowMaker:
         data = self.records.pack(
             change.nonce, handle, owner, now, expiry, change.payload, change.rich, sid_hash
         )
-        ip, user_agent = change.client or _NOBODY
+        ip, user_agent = change.client or NOBODY
         row = Row(
             0,
             sid_hash,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from . import clock
 from .chance import eight_bytes
@@ -15,7 +15,7 @@ from .codecs import snapshot
 from .cookies import Presented
 from .errors import StoreUnavailable
 from .records import HANDLE_BYTES, Header, read_header
-from .rows import Next
+from .rows import NOBODY, Next
 from .session import Session
 from .stores.protocol import Row
 
@@ -33,8 +33,6 @@ class CookieDue(Enum):
 
 
 NOTHING_LOADED = snapshot({})
-NOBODY: Final = (None, None)
-"""The client of a session that records none: address and user agent."""
 
 
 class SessionState:
@@ -51,7 +49,6 @@ class SessionState:
 
     # Of the class until an instance has its own: most sessions are only read.
     pending: Presented | None = None
-    client: tuple[str | None, str | None] = NOBODY
     id: str | None = None
     row: Row | None = None
     folded: Row | None = None
@@ -66,9 +63,12 @@ class SessionState:
     _header: Header | None = None
     _handle: bytes | None = None
 
-    def __init__(self, manager: SessionManager) -> None:
+    def __init__(
+        self, manager: SessionManager, client: tuple[str | None, str | None] = NOBODY
+    ) -> None:
         self.manager = manager
         self.payload = manager.empty
+        self.client = client
 
     @property
     def header(self) -> Header | None:

@@ -231,21 +231,20 @@ def tell_loop(
     """Tell tasks of an event loop. ``then`` is called there when they have gone on, or here if the
     loop has been closed in the meantime.
     """
-    told: list[_Told] = [
-        (waiter.future, outcome) for waiter, outcome in outcomes if isinstance(waiter, TaskWaiter)
-    ]
+    _wake(
+        loop, [(each.future, told) for each, told in outcomes if isinstance(each, TaskWaiter)], then
+    )
+
+
+def _wake(
+    loop: asyncio.AbstractEventLoop, told: list[_Told], then: Callable[[], object] | None = None
+) -> None:
     try:
-        loop.call_soon_threadsafe(_settle, told, loop, then)
+        loop.call_soon_threadsafe(_settle, told, then)
     except RuntimeError:
+        # It has been closed in the meantime.
         if then is not None:
             then()
-
-
-def _wake(loop: asyncio.AbstractEventLoop, told: list[_Told]) -> None:
-    try:
-        loop.call_soon_threadsafe(_settle, told)
-    except RuntimeError:
-        return  # It has been closed in the meantime.
 
 
 def tell(waiter: Waiter, outcome: Outcome) -> None:
@@ -256,17 +255,13 @@ def tell(waiter: Waiter, outcome: Outcome) -> None:
         waiter.tell(outcome)
 
 
-def _settle(
-    told: list[_Told],
-    loop: asyncio.AbstractEventLoop | None = None,
-    then: Callable[[], object] | None = None,
-) -> None:
+def _settle(told: list[_Told], then: Callable[[], object] | None = None) -> None:
     for future, outcome in told:
         # Its task may have been cancelled, or has given up.
         if not future.done():
             future.set_result(outcome)
-    if loop is not None and then is not None:
-        loop.call_soon(then)
+    if then is not None:
+        asyncio.get_running_loop().call_soon(then)
 
 
 def result_of(outcome: Outcome) -> Any:

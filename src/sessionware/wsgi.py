@@ -23,8 +23,8 @@ from .config import Options
 from .errors import StoreUnavailable
 from .headers import with_session_wsgi
 from .manager import SessionManager
+from .rows import NOBODY
 from .session import NoSession, Session
-from .states import NOBODY
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from .. import clock
 from ..cache import Entry, RowCache
-from ..codecs import Codec, JSONCodec
+from ..codecs import UNTOLD, Codec, JSONCodec
 from ..coherence import Channel, StampChannel, channel_for
 from ..encryption import Cipher
 from ..errors import StoreUnavailable
@@ -220,7 +220,7 @@ class CachedStore(KeyedStore):
         mark = self.channel.mark(row.sid_hash)
         row_id: int = yield Call("insert", (row,))
         stored = Row(row_id, *row[1:])
-        self.cache.add(row.sid_hash, token, stored, mark)
+        self.cache.fill(row.sid_hash, token, stored, mark, UNTOLD)
         return stored
 
     def replace_flow(self, old: Row, new: Row, now: int) -> Flow[bool]:
@@ -250,7 +250,8 @@ class CachedStore(KeyedStore):
         finally:
             if hit:
                 self.cache.bury(old.sid_hash, RETIRED, (retired_until - now) / 1000)
-                self.cache.add(new.sid_hash, token, _kept(old, new, new.sid_hash), mark)
+                kept = _kept(old, new, new.sid_hash)
+                self.cache.fill(new.sid_hash, token, kept, mark, UNTOLD)
             else:
                 self.cache.invalidate(old.sid_hash)
         return hit
