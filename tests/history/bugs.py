@@ -89,9 +89,16 @@ def stale_fill(put: Patch) -> None:
         time.sleep(0.004)
         return found
 
-    def fill(self: RowCache, key: bytes, token: int, row: Row, mark: int | None = None) -> bool:
+    def fill(
+        self: RowCache,
+        key: bytes,
+        token: int,
+        row: Row,
+        mark: int | None = None,
+        snapshot: int | None = None,
+    ) -> bool:
         with self._lock:
-            return self._put(key, row, mark)
+            return self._put(key, row, mark, snapshot)
 
     def load_flow(self: CachedStore, sid_hash: bytes, now: int) -> Flow[Found]:
         flow = original(self, sid_hash, now)
