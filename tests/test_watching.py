@@ -17,6 +17,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+import trio
+import trio.testing
 import uvicorn
 import wsproto
 from starlette.applications import Starlette
@@ -569,6 +571,35 @@ def test_a_connection_whose_event_loop_is_closed_is_forgotten() -> None:
         while watch_threads():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+@pytest.mark.parametrize("when_asked", ["the end", "the question"])
+def test_what_comes_while_trio_ends_is_dropped_and_does_not_break_it(when_asked: str) -> None:
+    manager = Managers()(store=AsyncScripted(MemoryStore()))
+    watcher = manager._watcher
+
+    async def say() -> None:
+        pytest.fail("nobody is there")
+
+    async def end_in_the_last_moment() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            # From here on trio makes calls and takes no task: this was its last one.
+            (watch,) = watcher._watched
+            if when_asked == "the end":
+                watcher._end(watch)
+            else:
+                watcher._have_asked([watch])
+
+    async def main() -> None:
+        visitor = await visitor_of(manager, login("alice"))
+        (await manager.aopen(visitor.cookie)).on_ended(say)
+        trio.lowlevel.spawn_system_task(end_in_the_last_moment)
+        await trio.testing.wait_all_tasks_blocked()
+
+    trio.run(main)
+    watcher.stop()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

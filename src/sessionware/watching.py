@@ -125,8 +125,13 @@ class _InTrio:
     def spawn(self, context: Context, awaitable: Awaitable[Any]) -> None:
         import trio
 
-        # A copy: trio enters it, and we may be in it at this moment.
-        trio.lowlevel.spawn_system_task(_survived, awaitable, context=context.copy())
+        try:
+            # A copy: trio enters it, and we may be in it at this moment.
+            trio.lowlevel.spawn_system_task(_survived, awaitable, context=context.copy())
+        except RuntimeError:
+            # trio is ending: it still makes the calls that wait, and takes no task any more.
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
 
 
 class _InThread:
