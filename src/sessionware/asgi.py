@@ -27,7 +27,6 @@ from .manager import SessionManager
 from .rows import NOBODY
 from .session import NoSession, Session
 from .states import CookieDue, SessionState
-from .tracking import TRACES
 
 if TYPE_CHECKING:
     from starlette.datastructures import Secret
@@ -121,7 +120,8 @@ class SessionMiddleware:
             if not await exchange.answers(error):
                 raise
         else:
-            if exchange.started and not TRACES.isdisjoint(session.__dict__):
+            # As ``has_traces``, which is one call more.
+            if exchange.started and (session.exposed or session.asking or session.modified):
                 manager.check_late_change(session)
         finally:
             if kind == "websocket":

@@ -130,7 +130,10 @@ class RowCache:
 
     def find(self, key: bytes) -> Entry | None:
         """As ``get``, but not counted."""
-        with self._lock:
+        lock = self._lock
+        # ``with`` takes twice as long.
+        lock.acquire()
+        try:
             if key in self._writing:
                 return None
             entry = self._entries.get(key)
@@ -141,6 +144,8 @@ class RowCache:
                 return entry
             self._evict(key)
             return None
+        finally:
+            lock.release()
 
     def peek(self, key: bytes) -> Row | None:
         """The cached row, for a guess: not counted, and nothing that may be served."""

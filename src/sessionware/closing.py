@@ -17,7 +17,6 @@ from .session import Session
 from .states import CookieDue, SessionState, state_of
 from .stores.cached import CachedStore
 from .tokens import Tokens
-from .tracking import TRACES
 
 
 class Closing(NamedTuple):
@@ -177,7 +176,7 @@ class Closings:
             return True
         if self._renews and self.is_touch_due(state):
             return False
-        if (session.accessed or session.ended) and not self.endings.is_as_loaded(state, session):
+        if (session.accessed or session.asking) and not self.endings.is_as_loaded(state, session):
             return False
         state.sent = state.loaded
         state.started = True
@@ -244,7 +243,7 @@ class Closings:
         """At the end of a request: raise ``ResponseAlreadyStarted`` if a change missed the
         response.
         """
-        if TRACES.isdisjoint(session.__dict__):
+        if not session.has_traces:
             return
         state = state_of(session)
         if state.sent is None or state.failure is not None:

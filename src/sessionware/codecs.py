@@ -28,6 +28,11 @@ from .tags import (
 )
 
 from_json: Final = msgspec.json.Decoder().decode
+_encode_into: Final = msgspec.json.Encoder().encode_into
+# What is encoded into one that is long enough need not be moved as it grows. Taken and given back,
+# for a thread has to have it for itself.
+_buffers: Final[list[bytearray]] = []
+_BUFFER_BYTES: Final = 4096
 
 # Each level takes up to five Python frames, of the 1,000 that are shared with the application.
 _DEEPEST: Final = 64
@@ -93,6 +98,18 @@ def snapshot(content: dict[Any, Any]) -> int | None:
         return hash(dumps(tuple(dict.items(content)), 2)) & _SIXTY_BITS
     except ValueError:
         return None
+
+
+def encodes_to(value: Any, payload: bytes) -> bool:
+    """Whether it is these bytes as plain JSON. Raises what the encoder raises."""
+    try:
+        buffer = _buffers.pop()
+    except IndexError:
+        buffer = bytearray(_BUFFER_BYTES)
+    _encode_into(value, buffer)
+    same = buffer == payload
+    _buffers.append(buffer)
+    return same
 
 
 class _Packer:

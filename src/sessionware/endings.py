@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from .chance import eight_bytes
-from .codecs import UNTOLD, snapshot
+from .codecs import UNTOLD, encodes_to, snapshot
 from .errors import SerializationError, SessionTooLarge
 from .lifetimes import DEFAULT_EXPIRY, as_expiry
 from .merging import Delta, diff, merge
@@ -18,8 +18,6 @@ from .records import NO_OWNER
 from .rows import Change, RowMaker, owner_of
 from .session import Session
 from .states import SessionState
-from .tags import to_json
-from .tracking import INTENTS, UNUSUAL
 from .users import user_of
 
 _split: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -79,14 +77,17 @@ class Endings:
         if (
             not (session.written and state.savable and dict.__len__(session))
             or session.written != session.before.keys()
-            or not UNUSUAL.isdisjoint(session.__dict__)
+            or session.cleared
+            or session.ended
+            or session.rotation
+            or session.expiry_set
         ):
             return None
         row, rich, user_key = state.row, False, self.user_key
         if row is None:
             payload, rich = self._rows.encode(session)
         else:
-            if state.rich or session.exposed or (session.given and state.loaded is None):
+            if state.rich or session.exposed:
                 # Somebody may hold what was loaded, or what was committed since.
                 return None
             encoded = self._rows.codec.reencode(session, session.before, state.payload)
@@ -161,20 +162,20 @@ class Endings:
         """Whether nothing was asked for and nothing changed, at a glance: most requests only
         read.
         """
-        if not INTENTS.isdisjoint(session.__dict__):
+        if session.asking or session.modified:
             return False
         if state.row is None:
             return not dict.__len__(session)
         loaded = state.loaded
         if loaded is None or not session.accessed:
             return loaded is not None
-        exposed = session.exposed or session.given
+        exposed = session.exposed
         if not (state.rich or self.custom) and (loaded == UNTOLD or not exposed):
             # As JSON it is the same, but for types that are written alike, as a list and a tuple
             # are. Where it is not exposed, nobody who could have changed one for the other got
             # hold of it.
             try:
-                same = to_json(session) == state.payload
+                same = encodes_to(session, state.payload)
             except Exception:
                 return False
             if same and not exposed:
@@ -202,7 +203,7 @@ class Endings:
             if not (state.rich or self.custom):
                 # What is equal as JSON is equal, but for a type that nobody changes that late.
                 try:
-                    if to_json(session) == state.payload:
+                    if encodes_to(session, state.payload):
                         return True
                 except Exception:
                     return False
@@ -216,7 +217,7 @@ class Endings:
         """
         try:
             if not (rich or session.has_intents or self._rows.codec.custom):
-                return to_json(session) == payload
+                return encodes_to(session, payload)
             return self._rows.encode(session) == (payload, rich)
         except Exception:
             return False

@@ -29,7 +29,7 @@ class Session(Tracked):
         rotates by itself.
         """
         self.mark_exposed()
-        self.rotation = True
+        self.asking = self.rotation = True
         self.reauthenticated = self.reauthenticated or authenticated
 
     def invalidate(self) -> None:

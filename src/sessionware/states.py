@@ -47,28 +47,27 @@ class SessionState:
     None where that is not known, ``UNTOLD`` where it is what ``payload`` says.
     """
 
-    # Of the class until an instance has its own: most sessions are only read.
-    pending: Presented | None = None
-    id: str | None = None
-    row: Row | None = None
-    folded: Row | None = None
-    rich: bool = False
-    savable: bool = True
-    failure: StoreUnavailable | None = None
-    cookie: CookieDue = CookieDue.NOTHING
-    started: bool = False
-    locked: bool = False
-    loaded: int | None = NOTHING_LOADED
-    sent: object = None
-    _header: Header | None = None
-    _handle: bytes | None = None
-
     def __init__(
         self, manager: SessionManager, client: tuple[str | None, str | None] = NOBODY
     ) -> None:
+        # None has a default in the class: that would make it slower to read and to write.
         self.manager = manager
-        self.payload = manager.empty
         self.client = client
+        self.pending: Presented | None = None
+        self.id: str | None = None
+        self.row: Row | None = None
+        self.folded: Row | None = None
+        self.payload = manager.empty
+        self.rich = False
+        self.savable = True
+        self.failure: StoreUnavailable | None = None
+        self.cookie = CookieDue.NOTHING
+        self.started = False
+        self.locked = False
+        self.loaded: int | None = NOTHING_LOADED
+        self.sent: object = None
+        self._header: Header | None = None
+        self._handle: bytes | None = None
 
     @property
     def header(self) -> Header | None:
