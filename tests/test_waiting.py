@@ -15,11 +15,22 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from sessionware.waiting import TaskWaiter, in_event_loop, wait_for, waiter_here
+from sessionware.waiting import (
+    Outcome,
+    TaskWaiter,
+    TrioWaiter,
+    in_event_loop,
+    wait_for,
+    waiter_here,
+)
 
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 5
+
+
+async def wait(waiter: TaskWaiter | TrioWaiter, seconds: float, *more: Any) -> Outcome | None:
+    return await waiter.wait(seconds, *more)
 
 
 def finish_from_a_thread(future: Future[int]) -> None:
@@ -157,7 +168,7 @@ async def test_a_wait_is_nudged_whenever_its_patience_is_over_until_it_is_told()
             waiter.tell(("done", None))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(waiter_here().wait, 0.5)
+        group.start_soon(wait, waiter_here(), 0.5)
         with anyio.fail_after(PATIENCE):
             assert await waiter.wait(PATIENCE, 0.05, nudge) == ("done", None)
     assert all(later - sooner >= 0.04 for sooner, later in itertools.pairwise(nudged))
@@ -195,7 +206,7 @@ async def test_waits_that_are_over_in_no_time_share_one_timer_and_leave_nothing_
         pass
 
     async with anyio.create_task_group() as group:
-        group.start_soon(TaskWaiter(loop).wait, 0.5)
+        group.start_soon(wait, TaskWaiter(loop), 0.5)
         await anyio.wait_all_tasks_blocked()
         timers.clear()
         for _ in range(100):
@@ -237,7 +248,7 @@ async def test_a_nudge_that_fails_is_reported_and_ends_no_alarm() -> None:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 for seconds in (0.1, 0.15):
-                    group.start_soon(TaskWaiter(loop).wait, seconds)
+                    group.start_soon(wait, TaskWaiter(loop), seconds)
                 assert await TaskWaiter(loop).wait(0.12, 0.05, fail) is None
     finally:
         loop.set_exception_handler(None)
@@ -263,7 +274,7 @@ async def test_the_timer_of_all_keeps_nothing_of_the_request_that_set_it() -> No
     del known
     await asyncio.sleep(0)
     second = TaskWaiter(loop)
-    waiting = asyncio.create_task(second.wait(0.2, 0.05, lambda: seen.append(request.get(None))))
+    waiting = asyncio.create_task(wait(second, 0.2, 0.05, lambda: seen.append(request.get(None))))
     await first
     del first
     await asyncio.sleep(0)

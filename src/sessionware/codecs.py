@@ -273,7 +273,7 @@ class JSONCodec:
                     del restored[key]
                 else:
                     restored[key] = value
-            if to_json(restored) != payload or not _plain(assigned, self._max_depth):
+            if not encodes_to(restored, payload) or not _plain(assigned, self._max_depth):
                 return None
             return to_json(now)
         except Exception:

@@ -33,9 +33,10 @@ class Lifetimes:
 
     def renewable(self, expiry: Expiry) -> int | None:
         """The lifetime that a renewal starts again; None if a renewal changes nothing."""
-        if expiry.kind == SECONDS:
-            return expiry.value
-        if expiry.kind == UNTIL:
+        kind, value = expiry
+        if kind == SECONDS:
+            return value
+        if kind == UNTIL:
             return None
         return UNBOUNDED_LIFETIME if self.max_age is None else self.max_age
 
@@ -91,7 +92,11 @@ class Lifetimes:
 
         The steps of different sessions are offset, so that they are not all rewritten at one time.
         """
-        step = min(max(1000, (expires_at - last_seen) // 2), _LONGEST_PURGE_STEP)
+        step = (expires_at - last_seen) // 2
+        if step > _LONGEST_PURGE_STEP:
+            step = _LONGEST_PURGE_STEP
+        elif step < 1000:
+            step = 1000
         due = expires_at + (created_at - expires_at) % step
         return mark if expires_at <= mark <= due else due
 

@@ -159,9 +159,8 @@ class Loading:
             session_id, state.id, state.row, state.loaded = state.id, None, None, NOTHING_LOADED
             content = self._content(state, session_id, row)
             payload, rich = state.payload, state.rich
-        unfolding = self._unfolding
         # ``with`` takes twice as long.
-        unfolding.acquire()
+        self._unfolding.acquire()
         try:
             # Another thread of the request may have been quicker, and changed it already.
             if state.folded is not None:
@@ -169,7 +168,7 @@ class Loading:
                 session.refill(content)
                 state.folded = None
         finally:
-            unfolding.release()
+            self._unfolding.release()
 
     def _known(self, entry: Entry) -> int | None:
         """The snapshot of a cached record, if it need not be checked. What a serializer of the

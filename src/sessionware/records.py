@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from .codecs import Codec
 from .encryption import Cipher
 from .errors import CorruptRecord
+from .tuples import make
 
 NONCE_BYTES: Final = 8
 HANDLE_BYTES: Final = 6
@@ -25,8 +26,6 @@ _HEADER: Final = Struct(">BB8s6s8sqBq")
 HEADER_BYTES: Final = _HEADER.size
 _pack: Final = _HEADER.pack
 _unpack: Final = _HEADER.unpack_from
-# A named tuple without the call of its own ``__new__``.
-_make: Final = tuple.__new__
 
 
 # What ``Session.set_expiry`` last chose, and so what the expiry's value means.
@@ -83,7 +82,7 @@ def read_header(raw: bytes) -> Header:
     if form != _FORMAT or flags > _ALL_FLAGS or kind > BROWSER:
         raise CorruptRecord("a record has an unknown format")
     expiry = Expiry(kind, value) if kind or value else _DEFAULT_EXPIRY
-    return _make(Header, (nonce, handle, owner, renewed, expiry))
+    return make(Header, (nonce, handle, owner, renewed, expiry))
 
 
 def read_nonce(raw: bytes) -> bytes:

@@ -14,11 +14,10 @@ from .lifetimes import DEFAULT_EXPIRY, Lifetimes
 from .merging import Delta, diff, merge
 from .records import NO_OWNER, Expiry, Header, RecordFormat, read_header, read_nonce
 from .stores.protocol import Row
+from .tuples import make
 
 NOBODY: Final = (None, None)
 """The client of a session that records none: address and user agent."""
-# Half the calls of ``Row._make``.
-_make: Final = tuple.__new__
 
 # Gives (whether the data was changed, the result); changes the data in place.
 Edit: TypeAlias = Callable[[dict[Any, Any]], tuple[bool, Any]]
@@ -269,7 +268,7 @@ class RowMaker:
             ip,
             user_agent,
         )
-        return Next(_make(Row, following), payload, rich, renewed, result)
+        return Next(make(Row, following), payload, rich, renewed, result)
 
     def touched(self, row: Row, header: Header, now: int) -> Row:
         """The row with its times renewed and nothing else."""

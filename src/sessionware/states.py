@@ -47,10 +47,29 @@ class SessionState:
     None where that is not known, ``UNTOLD`` where it is what ``payload`` says.
     """
 
+    __slots__ = (
+        "_handle",
+        "_header",
+        "client",
+        "cookie",
+        "failure",
+        "folded",
+        "id",
+        "loaded",
+        "locked",
+        "manager",
+        "payload",
+        "pending",
+        "rich",
+        "row",
+        "savable",
+        "sent",
+        "started",
+    )
+
     def __init__(
         self, manager: SessionManager, client: tuple[str | None, str | None] = NOBODY
     ) -> None:
-        # None has a default in the class: that would make it slower to read and to write.
         self.manager = manager
         self.client = client
         self.pending: Presented | None = None
@@ -85,8 +104,14 @@ class SessionState:
         if self.folded is not None:
             # Its content may be decoded while the commit is under way, and what it is now is known.
             self.payload, self.rich = self.manager.payload_of(self.folded)
-        work = object.__new__(type(self))
-        work.__dict__.update(self.__dict__)
+        work = object.__new__(SessionState)
+        work.manager, work.client = self.manager, self.client
+        work.pending, work.id, work.row, work.folded = self.pending, self.id, self.row, self.folded
+        work.payload, work.rich, work.savable = self.payload, self.rich, self.savable
+        work.failure, work.cookie = self.failure, self.cookie
+        work.started, work.locked = self.started, self.locked
+        work.loaded, work.sent = self.loaded, self.sent
+        work._header, work._handle = self._header, self._handle
         return work
 
     def adopt(self, work: SessionState) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias
 from uuid import UUID
 
 from .codecs import ABSENT
+from .tuples import make
 
 if TYPE_CHECKING:
     from .session import Session
@@ -40,7 +41,6 @@ _get = dict.get
 _getitem = dict.__getitem__
 _contains = dict.__contains__
 _setitem = dict.__setitem__
-_make = tuple.__new__
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _NO_KEYS: frozenset[Any] = frozenset()
 
@@ -166,7 +166,7 @@ class Tracked(dict[Any, Any]):
     def take_intents(self) -> Intents:
         """What was asked for until now, which starts afresh: it is about to be carried out."""
         # Less to call than ``Intents`` and ``forget_intents``.
-        taken = _make(
+        taken = make(
             Intents,
             (
                 self.modified,

@@ -16,7 +16,6 @@ T = TypeVar("T")
 
 Outcome: TypeAlias = tuple[Any, BaseException | None]
 """What was done gave, or the exception that it raised."""
-_Told: TypeAlias = tuple["asyncio.Future[Outcome | None]", Outcome | None]
 _Wait: TypeAlias = tuple[float, float, float, Callable[[], object]]
 """When it ends, when its next nudge is due, its patience, and the nudge."""
 _FOREVER: Final = float("inf")
@@ -35,26 +34,32 @@ class Waiter(Protocol):
 class TaskWaiter:
     """A task of an asyncio loop, which runs in this thread."""
 
-    __slots__ = ("future", "loop")
+    __slots__ = ("_waits", "future", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.future: asyncio.Future[Outcome | None] = loop.create_future()
+        self._waits: dict[TaskWaiter, _Wait] | None = None
 
     def tell(self, outcome: Outcome) -> None:
-        _wake(self.loop, [(self.future, outcome)])
+        _wake(self.loop, [(self, outcome)])
 
-    async def wait(
+    def wait(
         self, seconds: float, patience: float = _FOREVER, nudge: Callable[[], object] = _nothing
-    ) -> Outcome | None:
-        """The outcome, if it comes in time; ``nudge`` is called whenever ``patience`` is over."""
-        if self.future.done():
-            return await self.future
-        waits = _alarms_of(self.loop).watch(self, seconds, patience, nudge)
-        try:
-            return await self.future
-        finally:
-            del waits[self]
+    ) -> asyncio.Future[Outcome | None]:
+        """To be awaited: the outcome, if it comes in time, else None. ``nudge`` is called whenever
+        ``patience`` is over.
+        """
+        if not self.future.done():
+            self._waits = _alarms_of(self.loop).watch(self, seconds, patience, nudge)
+        return self.future
+
+    def settle(self, outcome: Outcome | None) -> None:
+        """In its loop: the wait is over. Its task may have been cancelled, or has given up."""
+        if self._waits is not None:
+            self._waits.pop(self, None)
+        if not self.future.done():
+            self.future.set_result(outcome)
 
 
 class _Alarms:
@@ -74,7 +79,7 @@ class _Alarms:
     def watch(
         self, waiter: TaskWaiter, seconds: float, patience: float, nudge: Callable[[], object]
     ) -> dict[TaskWaiter, _Wait]:
-        """Begin to watch a wait. Whoever waits takes it out of what this gives."""
+        """Begin to watch a wait. Who ends it takes it out of what this gives."""
         loop = waiter.loop
         now = loop.time()
         end, due = now + seconds, now + patience
@@ -95,8 +100,8 @@ class _Alarms:
         now, at = max(loop.time(), self._at), _FOREVER
         self._at, self._timer = _FOREVER, None
         for waiter, (end, due, patience, nudge) in list(self._waits.items()):
-            if end <= now:
-                _settle([(waiter.future, None)])
+            if end <= now or waiter.future.done():
+                waiter.settle(None)
                 continue
             if due <= now:
                 due = now + patience
@@ -207,10 +212,10 @@ class Claim:
 
 def tell_all(outcomes: Iterable[tuple[Waiter, Outcome]]) -> None:
     """Tell several: an event loop is woken once for all of its tasks."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Told]] = {}
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[TaskWaiter, Outcome]]] = {}
     for waiter, outcome in outcomes:
         if isinstance(waiter, TaskWaiter):
-            loops.setdefault(waiter.loop, []).append((waiter.future, outcome))
+            loops.setdefault(waiter.loop, []).append((waiter, outcome))
         else:
             waiter.tell(outcome)
     for loop, told in loops.items():
@@ -231,13 +236,13 @@ def tell_loop(
     """Tell tasks of an event loop. ``then`` is called there when they have gone on, or here if the
     loop has been closed in the meantime.
     """
-    _wake(
-        loop, [(each.future, told) for each, told in outcomes if isinstance(each, TaskWaiter)], then
-    )
+    _wake(loop, outcomes, then)
 
 
 def _wake(
-    loop: asyncio.AbstractEventLoop, told: list[_Told], then: Callable[[], object] | None = None
+    loop: asyncio.AbstractEventLoop,
+    told: Iterable[tuple[Waiter, Outcome]],
+    then: Callable[[], object] | None = None,
 ) -> None:
     try:
         loop.call_soon_threadsafe(_settle, told, then)
@@ -250,16 +255,17 @@ def _wake(
 def tell(waiter: Waiter, outcome: Outcome) -> None:
     """Tell a task of the event loop that runs here."""
     if isinstance(waiter, TaskWaiter):
-        _settle([(waiter.future, outcome)])
+        waiter.settle(outcome)
     else:
         waiter.tell(outcome)
 
 
-def _settle(told: list[_Told], then: Callable[[], object] | None = None) -> None:
-    for future, outcome in told:
-        # Its task may have been cancelled, or has given up.
-        if not future.done():
-            future.set_result(outcome)
+def _settle(
+    told: Iterable[tuple[Waiter, Outcome]], then: Callable[[], object] | None = None
+) -> None:
+    for waiter, outcome in told:
+        if isinstance(waiter, TaskWaiter):
+            waiter.settle(outcome)
     if then is not None:
         asyncio.get_running_loop().call_soon(then)
 
