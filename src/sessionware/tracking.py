@@ -101,6 +101,10 @@ class Intents(NamedTuple):
         return f"<Intents, {len(self.written)} keys written>"
 
 
+unattached = dict.__new__
+"""``unattached(Session)``: an empty one without ``__init__``, for who attaches it at once."""
+
+
 class Tracked(dict[Any, Any]):
     """The part of a ``Session`` that is a dict: each way to look at it or to change it is noted."""
 
@@ -125,11 +129,11 @@ class Tracked(dict[Any, Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.begin(None)
+        self.attach(None)
 
-    def begin(self, tie: SessionLink | None) -> None:
-        """All that ``__init__`` does but for the content."""
-        self.tie = tie
+    def attach(self, link: SessionLink | None) -> None:
+        """Tie this session to the manager that loads it, at its beginning."""
+        self.tie = link
         # Whether the tie is still to be asked at the next use.
         self.unready = True
         # Whether the application may hold something that it can change unnoticed: of what was
@@ -210,11 +214,6 @@ class Tracked(dict[Any, Any]):
         """These keys are the request's own now."""
         self.asking = True
         self.written = self.written.union(keys)
-
-    def attach(self, link: SessionLink) -> None:
-        """Tie this session to the manager that loaded it."""
-        self.tie = link
-        self.unready = True
 
     def link(self) -> SessionLink | None:
         """The tie to the manager, or None for a session built by hand."""

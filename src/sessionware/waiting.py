@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context
@@ -210,8 +210,12 @@ class Claim:
         return True
 
 
-def tell_all(outcomes: Iterable[tuple[Waiter, Outcome]]) -> None:
+def tell_all(outcomes: Sequence[tuple[Waiter, Outcome]]) -> None:
     """Tell several: an event loop is woken once for all of its tasks."""
+    if len(outcomes) == 1:
+        waiter, outcome = outcomes[0]
+        waiter.tell(outcome)
+        return
     loops: dict[asyncio.AbstractEventLoop, list[tuple[TaskWaiter, Outcome]]] = {}
     for waiter, outcome in outcomes:
         if isinstance(waiter, TaskWaiter):

@@ -25,6 +25,7 @@ from .headers import with_session_wsgi
 from .manager import SessionManager
 from .rows import NOBODY
 from .session import NoSession, Session
+from .tracking import unattached
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -92,7 +93,7 @@ class SessionMiddleware:
                 return self.app(environ, start_response)
         presented = self._recognize(environ)
         client = _client(environ) if self._records_client else NOBODY
-        session = environ[SESSION_KEY] = manager.attach(Session(), presented, client)
+        session = environ[SESSION_KEY] = manager.attach(unattached(Session), presented, client)
         return _Exchange(manager, environ, session, start_response).run(self.app)
 
 
