@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from sessionware.cache import ENTRY_OVERHEAD, RowCache, _stripe
+from sessionware.cache import ENTRY_OVERHEAD, Entry, RowCache, _stripe
 from sessionware.codecs import UNTOLD
 from sessionware.stores.protocol import RETIRED, Row
 from tests.byhand import NOON
@@ -441,6 +441,41 @@ class LikeADict(RuleBasedStateMachine):
 
 TestLikeADict = LikeADict.TestCase
 TestLikeADict.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def interrupted(cache: RowCache, now: float, act: Callable[[], object]) -> Entry | None:
+    """What is found where another thread acts in the midst of it, as the time is looked at."""
+
+    def look() -> float:
+        cache._timer = lambda: now
+        act()
+        return now
+
+    cache._timer = look
+    return cache.find(KEY)
+
+
+@pytest.mark.parametrize("end", [RowCache.invalidate, lambda cache, _: cache.clear()])
+def test_a_hit_whose_entry_is_evicted_in_the_midst_of_it_is_one_that_came_before(
+    cache: RowCache, timer: Timer, end: Callable[[RowCache, bytes], None]
+) -> None:
+    row = filled(cache)
+    entry = interrupted(cache, timer.now, lambda: end(cache, KEY))
+    assert entry is not None
+    assert entry.row == row
+    assert cache.find(KEY) is None
+    assert (len(cache), cache.size) == (0, 0)
+
+
+def test_an_entry_that_has_lapsed_does_not_take_its_successor_with_it(
+    cache: RowCache, timer: Timer
+) -> None:
+    filled(cache)
+    new = a_row(version=2)
+    assert interrupted(cache, timer.now + 31, lambda: filled(cache, new)) is None
+    found = cache.find(KEY)
+    assert found is not None
+    assert found.row == new
 
 
 def test_thirty_two_threads_may_do_all_at_once() -> None:

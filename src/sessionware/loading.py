@@ -157,16 +157,12 @@ class Loading:
             session_id, state.id, state.row, state.loaded = state.id, None, None, NOTHING_LOADED
             content = self._content(state, session_id, row)
             payload, rich = state.payload, state.rich
-        # ``with`` takes twice as long.
-        self._unfolding.acquire()
-        try:
+        with self._unfolding:
             # Another thread of the request may have been quicker, and changed it already.
             if state.folded is not None:
                 state.payload, state.rich = payload, rich
                 session.refill(content)
                 state.folded = None
-        finally:
-            self._unfolding.release()
 
     def _found(self, state: SessionState, content: dict[Any, Any]) -> int | None:
         """The snapshot of what was just decoded; ``UNTOLD``, which takes less time, where the
