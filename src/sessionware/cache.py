@@ -35,8 +35,8 @@ class Entry:
     """A cached row, its end, and the mark with which it was read; see ``coherence.slots``.
 
     ``snapshot`` is that of the row's content, once somebody has decoded it; see ``codecs``.
-    ``UNTOLD`` is that of a record which this process has written: nobody need look whether it is
-    sound. None says that nothing is known of it.
+    ``UNTOLD`` is that of a record which this process has written, or has decoded and found to be
+    what it would write: nobody need look whether it is sound. None says that nothing is known.
     """
 
     __slots__ = ("mark", "row", "snapshot", "until")

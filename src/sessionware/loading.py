@@ -124,7 +124,6 @@ class Loading:
             state.id, state.loaded = presented.id, known
             state.row = state.folded = entry.row
             if folded:
-                # As ``hold_back`` does.
                 dict.__setitem__(session, UNLOADED, None)
                 return session
             self.unfold(session, state)
@@ -208,7 +207,7 @@ class Loading:
         session.attach(state)
         if presented.id is not None:
             state.pending = presented
-            session.hold_back()
+            dict.__setitem__(session, UNLOADED, None)
         return session
 
     def ensure_loaded(self, session: Session) -> None:

@@ -28,7 +28,11 @@ ExpiryArgument: TypeAlias = float | timedelta | datetime | None
 
 
 class _Unloaded:
-    """The only key of a session that is not loaded yet; see ``Session.hold_back``."""
+    """The only key of a session that stands for content which is loaded at the first access.
+
+    C code that asks for the size first, as ``json.dumps`` does, must not find it empty; code that
+    copies the items behind our back fails at the key, where ``{}`` would be a silent lie.
+    """
 
     def __repr__(self) -> str:
         return "<not loaded yet>"
@@ -218,15 +222,6 @@ class Tracked(dict[Any, Any]):
     def link(self) -> SessionLink | None:
         """The tie to the manager, or None for a session built by hand."""
         return self.tie
-
-    def hold_back(self) -> None:
-        """Stand for content that is loaded at the first access.
-
-        C code that asks for the size first, as ``json.dumps`` does, must not find it empty; code
-        that copies the items behind our back fails at the key, where ``{}`` would be a silent lie.
-        """
-        dict.__setitem__(self, UNLOADED, None)
-        self.unready = True
 
     def refill(self, content: dict[Any, Any]) -> None:
         """Hold what the store holds; no change, and no access, of the application's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -107,17 +107,22 @@ class _Exchange:
     what an application does to the session between its own call and its first byte is saved too.
     """
 
-    # Of the class until an instance has its own.
-    _wanted: tuple[str, list[tuple[str, str]], _ExcInfo] | None = None
-    _write: Any = None
-    _result: Iterable[bytes] = ()
-    _file: object = None
-    _vary = False
-    _set_cookie: str | None = None
-    _begun = False
-    _store_failed = False
-    _unavailable = False
-    _failed = False
+    __slots__ = (
+        "_begun",
+        "_environ",
+        "_failed",
+        "_file",
+        "_manager",
+        "_result",
+        "_session",
+        "_set_cookie",
+        "_start_response",
+        "_store_failed",
+        "_unavailable",
+        "_vary",
+        "_wanted",
+        "_write",
+    )
 
     def __init__(
         self,
@@ -130,10 +135,22 @@ class _Exchange:
         self._environ = environ
         self._session = session
         self._start_response = start_response
+        self._wanted: tuple[str, list[tuple[str, str]], _ExcInfo] | None = None
+        self._write: Any = None
+        self._result: Iterable[bytes] = ()
+        self._file: object = None
+        self._vary = False
+        self._set_cookie: str | None = None
+        self._begun = False
+        self._store_failed = False
+        self._unavailable = False
+        self._failed = False
 
     def run(self, app: WSGIApplication) -> Iterable[bytes]:
         """Call the application; what it returns, wrapped where code of its own is still to run."""
-        self._watch_files()
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        if wrapper is not None and not isinstance(wrapper, type):
+            self._watch_files(wrapper)
         try:
             self._result = app(self._environ, self._start)
             if self._is_complete(self._result) and not self._begun:
@@ -191,11 +208,8 @@ class _Exchange:
         if close is not None:
             close()
 
-    def _watch_files(self) -> None:
+    def _watch_files(self, wrapper: Callable[..., Any]) -> None:
         """Some servers' file wrapper is a function, whose results have no type to know them by."""
-        wrapper = self._environ.get("wsgi.file_wrapper")
-        if wrapper is None or isinstance(wrapper, type):
-            return
 
         def watched(*args: Any) -> Any:
             self._file = wrapper(*args)
