@@ -435,6 +435,20 @@ def test_what_was_changed_unannounced_is_stored_with_what_was_assigned(
     assert stored(state) == {"a": ["tea", "more", more], "n": 2}
 
 
+def test_what_another_program_has_written_in_its_own_way_looks_untouched() -> None:
+    _, state = loaded({"a": [1], "b": 2})
+    row = state.row
+    assert row is not None
+    data = row.data[:HEADER_BYTES] + b'{"a": [1],  "b": 2}'
+    assert MANAGER.store.replace(row, row._replace(data=data, version=2), clock.now())
+    MANAGER.store.cache.clear()
+    presented = Presented(Kind.VALID, state.id, True, row.sid_hash)
+    for _ in ("from the store", "from the cache", "as it is known"):
+        found = MANAGER.load(presented)
+        assert (found["b"], found["a"]) == (2, [1])
+        assert MANAGER.is_only_read(found)
+
+
 @pytest.mark.parametrize("folded", [True, False])
 @pytest.mark.parametrize("damage", ["all", "the payload", "no dict"])
 def test_a_damaged_record_is_found_though_this_process_has_written_it(
