@@ -144,11 +144,10 @@ class RowCache:
         if entry is None:
             return None
         if self._timer() < entry.until and not (self._ended and entry.row.id in self._ended):
-            try:
+            try:  # noqa: SIM105, for ``suppress`` is a call of a Python function.
                 self._entries.move_to_end(key)
             except KeyError:
-                # Evicted meanwhile, and no worse for that.
-                return entry
+                pass  # Evicted meanwhile, and no worse for that.
             return entry
         with self._lock:
             if self._entries.get(key) is entry:

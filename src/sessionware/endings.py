@@ -169,8 +169,7 @@ class Endings:
         loaded = state.loaded
         if loaded is None or not session.accessed:
             return loaded is not None
-        exposed = session.exposed
-        if not (state.rich or self.custom) and (loaded == UNTOLD or not exposed):
+        if not (state.rich or self.custom) and (loaded == UNTOLD or not session.exposed):
             # As JSON it is the same, but for types that are written alike, as a list and a tuple
             # are. Where it is not exposed, nobody who could have changed one for the other got
             # hold of it.
@@ -178,7 +177,7 @@ class Endings:
                 same = encodes_to(session, state.payload)
             except Exception:
                 return False
-            if same and not exposed:
+            if same and not session.exposed:
                 return True
             if not same and loaded == UNTOLD:
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from . import clock
@@ -168,12 +169,10 @@ class Loading:
         payload tells it to the byte.
         """
         if state.row is not None and not (state.rich or self._custom):
-            try:
+            # Where somebody else has written it, it may not be what we can write.
+            with suppress(Exception):
                 if encodes_to(content, state.payload):
                     return UNTOLD
-            except Exception:
-                # Somebody else has written it.
-                return snapshot(content)
         return snapshot(content)
 
     def _known(self, entry: Entry) -> int | None:

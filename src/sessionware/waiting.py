@@ -42,7 +42,7 @@ class TaskWaiter:
         self._waits: dict[TaskWaiter, _Wait] | None = None
 
     def tell(self, outcome: Outcome) -> None:
-        _wake(self.loop, [(self, outcome)])
+        tell_loop(self.loop, [(self, outcome)])
 
     def wait(
         self, seconds: float, patience: float = _FOREVER, nudge: Callable[[], object] = _nothing
@@ -223,7 +223,7 @@ def tell_all(outcomes: Sequence[tuple[Waiter, Outcome]]) -> None:
         else:
             waiter.tell(outcome)
     for loop, told in loops.items():
-        _wake(loop, told)
+        tell_loop(loop, told)
 
 
 def loop_of(outcomes: Iterable[tuple[Waiter, Outcome]]) -> asyncio.AbstractEventLoop | None:
@@ -234,20 +234,12 @@ def loop_of(outcomes: Iterable[tuple[Waiter, Outcome]]) -> asyncio.AbstractEvent
 
 def tell_loop(
     loop: asyncio.AbstractEventLoop,
-    outcomes: Iterable[tuple[Waiter, Outcome]],
+    told: Iterable[tuple[Waiter, Outcome]],
     then: Callable[[], object] | None = None,
 ) -> None:
     """Tell tasks of an event loop. ``then`` is called there when they have gone on, or here if the
     loop has been closed in the meantime.
     """
-    _wake(loop, outcomes, then)
-
-
-def _wake(
-    loop: asyncio.AbstractEventLoop,
-    told: Iterable[tuple[Waiter, Outcome]],
-    then: Callable[[], object] | None = None,
-) -> None:
     try:
         loop.call_soon_threadsafe(_settle, told, then)
     except RuntimeError:
