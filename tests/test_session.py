@@ -297,7 +297,7 @@ def test_what_was_assigned_is_remembered_until_it_is_carried_out() -> None:
     assert session.written == set("cdefg")
     session.rotate()
     session.forget_intents()
-    assert (session.written, session.rotation, session.modified) == (frozenset(), False, False)
+    assert (session.written, session.asked.rotation, session.modified) == (frozenset(), False, False)
     assert len(session) == 7
 
 
@@ -316,14 +316,15 @@ def test_an_end_outweighs_a_rotation_and_an_expiry() -> None:
     session.rotate(authenticated=True)
     session.set_expiry(60)
     session.invalidate()
-    assert (session.ended, session.rotation, session.expiry_set) == (True, False, False)
+    asked = session.asked
+    assert (asked.ended, asked.rotation, asked.expiry_set) == (True, False, False)
 
 
 def test_a_rotation_that_proved_the_user_stays_one() -> None:
     session = Session()
     session.rotate(authenticated=True)
     session.rotate()
-    assert session.reauthenticated
+    assert session.asked.reauthenticated
     assert not session.modified
 
 
@@ -356,8 +357,8 @@ BAD_EXPIRIES: list[tuple[Any, type[Exception]]] = [
 def test_set_expiry_takes_it(value: Any) -> None:
     session = Session()
     session.set_expiry(value)
-    assert session.expiry_set
-    assert session.expiry == value
+    assert session.asked.expiry_set
+    assert session.asked.expiry == value
 
 
 @pytest.mark.parametrize(("value", "error"), BAD_EXPIRIES, ids=lambda value: repr(value)[:20])
@@ -365,7 +366,7 @@ def test_set_expiry_refuses_it_and_changes_nothing(value: Any, error: type[Excep
     session = Session()
     with pytest.raises(error, match="set_expiry"):
         session.set_expiry(value)
-    assert not session.expiry_set
+    assert not session.asked.expiry_set
     assert not session.modified
 
 

@@ -121,7 +121,8 @@ def hand_over(inner: Session, outer: Session) -> None:
     if not inner.accessed:
         return
     outer.mark_exposed()
-    asked = inner.take_intents()
+    intents = inner.take_intents()
+    asked = intents.asked
     if asked.ended:
         outer.invalidate()
     elif asked.cleared:
@@ -129,7 +130,7 @@ def hand_over(inner: Session, outer: Session) -> None:
     for key in dict.keys(outer) - dict.keys(inner):
         del outer[key]
     for key, value in dict.items(inner):
-        if key in asked.written or dict.get(outer, key) is not value:
+        if key in intents.written or dict.get(outer, key) is not value:
             outer[key] = value
     if asked.rotation:
         outer.rotate(authenticated=asked.reauthenticated)

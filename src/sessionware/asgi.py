@@ -165,10 +165,7 @@ class _Exchange:
         """Save before the first byte leaves. The server's own awaitable, where that is all."""
         if self.started:
             return self._send(message)
-        kind = message["type"]
-        if kind not in _BEGINNINGS:
-            return self._send(message)
-        session = self._session
+        kind, session = message["type"], self._session
         if (
             kind == "http.response.start"
             and message["status"] < 500
@@ -179,6 +176,8 @@ class _Exchange:
             self.started = True
             if session.accessed:
                 message["headers"] = add_vary_cookie(message.get("headers", ()))
+            return self._send(message)
+        if kind not in _BEGINNINGS:
             return self._send(message)
         return self._first(kind, message)
 
@@ -201,7 +200,7 @@ class _Exchange:
         """The application has failed: whether a 503 takes the place of its response."""
         if self.started:
             return False
-        if self._session.ended:
+        if self._session.asked.ended:
             # Logged out means logged out; a store that fails at it has been reported.
             with suppress(StoreUnavailable):
                 await self._manager.afinish(self._session, failed=True)

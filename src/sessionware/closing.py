@@ -248,8 +248,9 @@ class Closings:
         state = state_of(session)
         if state.sent is None or state.failure is not None:
             return
-        asked = session.ended or session.rotation or session.expiry_set
-        if not asked and self.endings.still_holds(state, session):
+        asked = session.asked
+        asked_for = asked.ended or asked.rotation or asked.expiry_set
+        if not asked_for and self.endings.still_holds(state, session):
             return
         self.events.emit("late_change", state.handle, "changed after the response had begun")
         raise ResponseAlreadyStarted(

@@ -108,17 +108,19 @@ class Recognizer:
 
     def recognize(self, headers: Iterable[tuple[bytes, bytes]]) -> Presented:
         """What :func:`identify` finds in the headers of an ASGI scope."""
-        field = None
-        fields: list[bytes] = []
+        field: bytes | None = None
+        fields: list[bytes] | None = None
         for name, value in headers:
             if len(name) == 6 and name.lower() == b"cookie":
-                if field is not None:
-                    fields = fields or [field]
+                if field is None:
+                    field = value
+                elif fields is None:
+                    fields = [field, value]
+                else:
                     fields.append(value)
-                field = value
         if field is None:
             return NO_COOKIE
-        if fields:
+        if fields is not None:
             return self._report(identify(self._reader.values(fields), self._tokens))
         return self._known.get(field) or self._examine(field, self._reader.values((field,)))
 

@@ -61,7 +61,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             # The ID was rotated away by a parallel request, whose cookie must not be touched.
             return False
         if self._modified is None and state.row is not None:
-            if own.modified or own.rotation:
+            if own.modified or own.asked.rotation:
                 return True
             # What can't be told at a glance is compared.
             return not manager().endings.is_as_loaded(state, own) and self._differs(own)

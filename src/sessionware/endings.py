@@ -18,6 +18,7 @@ from .records import NO_OWNER
 from .rows import Change, RowMaker, owner_of
 from .session import Session
 from .states import SessionState
+from .tracking import NOT_ASKED
 from .users import user_of
 
 _split: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -77,10 +78,7 @@ class Endings:
         if (
             not (session.written and state.savable and dict.__len__(session))
             or session.written != session.before.keys()
-            or session.cleared
-            or session.ended
-            or session.rotation
-            or session.expiry_set
+            or session.asked is not NOT_ASKED
         ):
             return None
         row, rich, user_key = state.row, False, self.user_key
@@ -123,7 +121,8 @@ class Endings:
     def general(self, state: SessionState, session: Session, now: int) -> Decided:
         """What to do with a session that was used and whose request has not failed."""
         content = self.content(state, session)
-        exists, cleared = state.row is not None, session.cleared
+        asked, exists = session.asked, state.row is not None
+        cleared = asked.cleared
         before = after = None if state.row is None else state.row.user_id
         if (content.changed or cleared) and self.user_key:
             after = user_of(session, self.user_key)
@@ -144,10 +143,10 @@ class Endings:
                 content.empty,
                 content.changed,
                 cleared,
-                session.ended,
-                session.rotation,
-                session.reauthenticated,
-                session.expiry_set and self._expiry_changed(state, session),
+                asked.ended,
+                asked.rotation,
+                asked.reauthenticated,
+                asked.expiry_set and self._expiry_changed(state, session),
                 before,
                 after,
                 self._touches and self._touch_due(state, now),
@@ -246,7 +245,7 @@ class Endings:
             exists=state.row is not None,
             savable=state.savable,
             failed=failed,
-            ended=session.ended,
+            ended=session.asked.ended,
             touch_due=self._touch_due(state, now),
         )
         decided = plan(ending)
@@ -314,7 +313,7 @@ class Endings:
 
     def _expiry_changed(self, state: SessionState, session: Session) -> bool:
         stored = DEFAULT_EXPIRY if state.header is None else state.header.expiry
-        return as_expiry(session.expiry) != stored
+        return as_expiry(session.asked.expiry) != stored
 
     def _touch_due(self, state: SessionState, now: int) -> bool:
         if state.row is None or state.header is None:
@@ -331,9 +330,10 @@ class Endings:
         after: str | None,
         now: int,
     ) -> Change:
-        fresh = state.row is None or session.ended
+        asked = session.asked
+        fresh = state.row is None or asked.ended
         # Without a user_key only the application can say that somebody has logged in.
-        proven = session.reauthenticated and not self.user_key
+        proven = asked.reauthenticated and not self.user_key
         login = proven or (isinstance(decided, Rotate) and decided.login)
         if fresh:
             # Of an ended session too the content has been looked at.
@@ -352,7 +352,7 @@ class Endings:
             fresh or before != after,
             after,
             login,
-            as_expiry(session.expiry) if session.expiry_set else None,
+            as_expiry(asked.expiry) if asked.expiry_set else None,
             state.client if login and self._record_client else None,
             not state.started,
         )

@@ -388,7 +388,7 @@ def _is_cookie_due(
 def _end_if_failed(error: BaseException | None) -> None:
     """A logout holds even where an exception kept the response from being made."""
     session = getattr(current_request, "session", None)
-    if error is None or not isinstance(session, FlaskSession) or not session.ended:
+    if error is None or not isinstance(session, FlaskSession) or not session.asked.ended:
         return
     # A store that fails at it has been reported.
     with suppress(StoreUnavailable):

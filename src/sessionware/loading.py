@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from . import clock
 from .cache import Entry
@@ -25,6 +25,8 @@ from .stores.protocol import RETIRED, Found, Row
 from .tokens import Tokens
 from .tracking import UNLOADED, unattached
 
+# ``dict`` and its method are two lookups in each request.
+_setitem: Final = dict.__setitem__
 AnySession = TypeVar("AnySession", bound=Session)
 
 
@@ -108,27 +110,26 @@ class Loading:
         ``folded`` leaves the content undecoded until it is used, where it was decoded before.
         """
         manager: Any = self
-        entry = None
-        if presented.sid_hash is not None:
-            entry = self.store.fresh(presented.sid_hash)
-            if entry is None:
-                return None
-        state = SessionState(manager, client)
         session = unattached(Session)
-        session.attach(state)
-        if entry is None:
+        if presented.sid_hash is None:
             self._purger.start()
+            session.attach(SessionState(manager, client))
             session.unready = False
             return session
-        known = entry.snapshot if not self._custom else self._known(entry)
+        entry = self.store.fresh(presented.sid_hash)
+        if entry is None:
+            return None
+        known = self._known(entry) if self._custom else entry.snapshot
         if known is not None:
-            state.id, state.loaded = presented.id, known
-            state.row = state.folded = entry.row
+            state = SessionState(manager, client, presented.id, entry.row, known)
+            session.attach(state)
             if folded:
-                dict.__setitem__(session, UNLOADED, None)
+                _setitem(session, UNLOADED, None)
                 return session
             self.unfold(session, state)
         else:
+            state = SessionState(manager, client)
+            session.attach(state)
             state.pending = presented
             self._fill(session, state, entry.row, entry)
         session.unready = False

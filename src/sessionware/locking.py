@@ -235,7 +235,7 @@ class SessionLock:
         """What the block did must not be saved with the response either, but for a logout."""
         before, self._before = self._before, None
         session, state = self._session, state_of(self._session)
-        if before is None or session.ended:
+        if before is None or session.asked.ended:
             return
         session.forget_intents()
         if _version(state.row) == before.version:

@@ -186,7 +186,7 @@ def _already(answer: T) -> Flow[T]:
 
 def _is_unsaved(state: SessionState, session: Session, key: Any) -> bool:
     """Whether the value is this request's own until it is saved: nobody else can see it."""
-    return state.row is None or session.cleared or key in session.written
+    return state.row is None or session.asked.cleared or key in session.written
 
 
 def _as_it_is(content: dict[Any, Any]) -> tuple[bool, Any]:

@@ -202,7 +202,7 @@ class _Exchange:
         """The end of the request, except for a body that is made while it is sent."""
         if self._responded:
             self._manager.check_late_change(self._session)
-        elif self._session.ended:
+        elif self._session.asked.ended:
             # Logged out means logged out; a store that fails at it has been reported.
             with suppress(StoreUnavailable):
                 self._manager.finish(self._session, failed=True)

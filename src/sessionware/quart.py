@@ -275,7 +275,7 @@ async def _end_if_failed(error: BaseException | None) -> None:
     """A logout holds even where an exception kept the response from being made."""
     holder: Any = current_request if has_request_context() else current_websocket
     session = getattr(holder, "session", None)
-    if error is None or not isinstance(session, FlaskSession) or not session.ended:
+    if error is None or not isinstance(session, FlaskSession) or not session.asked.ended:
         return
     # A store that fails at it has been reported.
     with suppress(StoreUnavailable):

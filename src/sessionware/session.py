@@ -29,8 +29,9 @@ class Session(Tracked):
         rotates by itself.
         """
         self.mark_exposed()
-        self.asking = self.rotation = True
-        self.reauthenticated = self.reauthenticated or authenticated
+        self.asking = True
+        proven = self.asked.reauthenticated or authenticated
+        self.asked = self.asked._replace(rotation=True, reauthenticated=proven)
 
     def invalidate(self) -> None:
         """End the session: it is empty at once, its row and cookie go with the response.
@@ -39,10 +40,9 @@ class Session(Tracked):
         session.
         """
         self.mark_modified()
-        self.ended = True
-        self.cleared = True
-        self.rotation = False
-        self.expiry_set = False
+        self.asked = self.asked._replace(
+            cleared=True, ended=True, rotation=False, expiry=None, expiry_set=False
+        )
         self.written = frozenset()
         super().clear()
 
@@ -56,8 +56,7 @@ class Session(Tracked):
         """
         check_expiry(value)
         self.mark_modified()
-        self.expiry = value
-        self.expiry_set = True
+        self.asked = self.asked._replace(expiry=value, expiry_set=True)
 
     @property
     def is_new(self) -> bool:

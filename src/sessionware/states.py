@@ -68,14 +68,19 @@ class SessionState:
     )
 
     def __init__(
-        self, manager: SessionManager, client: tuple[str | None, str | None] = NOBODY
+        self,
+        manager: SessionManager,
+        client: tuple[str | None, str | None] = NOBODY,
+        id: str | None = None,
+        folded: Row | None = None,
+        loaded: int | None = NOTHING_LOADED,
     ) -> None:
         self.manager = manager
         self.client = client
         self.pending: Presented | None = None
-        self.id: str | None = None
-        self.row: Row | None = None
-        self.folded: Row | None = None
+        self.id = id
+        self.row = folded
+        self.folded = folded
         self.payload = manager.empty
         self.rich = False
         self.savable = True
@@ -83,7 +88,7 @@ class SessionState:
         self.cookie = CookieDue.NOTHING
         self.started = False
         self.locked = False
-        self.loaded: int | None = NOTHING_LOADED
+        self.loaded = loaded
         self.sent: object = None
         self._header: Header | None = None
         self._handle: bytes | None = None

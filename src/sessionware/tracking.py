@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeAlias
 from uuid import UUID
 
 from .codecs import ABSENT
@@ -45,6 +45,8 @@ _get = dict.get
 _getitem = dict.__getitem__
 _contains = dict.__contains__
 _setitem = dict.__setitem__
+_clear = dict.clear
+_update = dict.update
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _NO_KEYS: frozenset[Any] = frozenset()
 
@@ -87,16 +89,37 @@ class SessionLink(Protocol):
     async def arevalidate(self, session: Session) -> bool: ...
 
 
+class Asked(NamedTuple):
+    """What few requests ask for: see ``clear``, ``invalidate``, ``rotate`` and ``set_expiry``."""
+
+    cleared: bool = False
+    ended: bool = False
+    rotation: bool = False
+    reauthenticated: bool = False
+    expiry: ExpiryArgument = None
+    expiry_set: bool = False
+
+    def beside(self, later: Asked) -> Asked:
+        """Both, where the later expiry counts."""
+        expiry = later if later.expiry_set else self
+        return Asked(
+            self.cleared or later.cleared,
+            self.ended or later.ended,
+            self.rotation or later.rotation,
+            self.reauthenticated or later.reauthenticated,
+            expiry.expiry,
+            expiry.expiry_set,
+        )
+
+
+NOT_ASKED: Final = Asked()
+
+
 class Intents(NamedTuple):
     """What an application asked of a session, beside its content; see ``Session``'s attributes."""
 
     modified: bool
-    cleared: bool
-    ended: bool
-    rotation: bool
-    reauthenticated: bool
-    expiry: ExpiryArgument
-    expiry_set: bool
+    asked: Asked
     written: frozenset[Any]
     before: Mapping[Any, Any]
 
@@ -115,17 +138,12 @@ class Tracked(dict[Any, Any]):
     # A dict's subclass finds its attributes here three times as quickly as in a ``__dict__``.
     __slots__ = (
         "accessed",
+        "asked",
         "asking",
         "before",
-        "cleared",
-        "ended",
-        "expiry",
-        "expiry_set",
         "exposed",
         "given",
         "modified",
-        "reauthenticated",
-        "rotation",
         "tie",
         "unready",
         "written",
@@ -148,13 +166,8 @@ class Tracked(dict[Any, Any]):
         # What an application may set itself, and whether it has asked for anything by our methods.
         self.modified = False
         self.asking = False
-        # What it asked for; read by plans.py, not by applications.
-        self.cleared = False
-        self.ended = False
-        self.rotation = False
-        self.reauthenticated = False
-        self.expiry: ExpiryArgument = None
-        self.expiry_set = False
+        # What it asked for; for endings.py, not for applications.
+        self.asked = NOT_ASKED
         self.written: frozenset[Any] = _NO_KEYS
         # What stood under keys before the application assigned something to them.
         self.before: Mapping[Any, Any] = _NOTHING
@@ -173,21 +186,7 @@ class Tracked(dict[Any, Any]):
 
     def take_intents(self) -> Intents:
         """What was asked for until now, which starts afresh: it is about to be carried out."""
-        # Less to call than ``Intents`` and ``forget_intents``.
-        taken = make(
-            Intents,
-            (
-                self.modified,
-                self.cleared,
-                self.ended,
-                self.rotation,
-                self.reauthenticated,
-                self.expiry,
-                self.expiry_set,
-                self.written,
-                self.before,
-            ),
-        )
+        taken = make(Intents, (self.modified, self.asked, self.written, self.before))
         self.forget_intents()
         return taken
 
@@ -195,21 +194,15 @@ class Tracked(dict[Any, Any]):
         """It was not carried out: ask for it again, beside what was asked for since."""
         self.asking = True
         self.modified = self.modified or intents.modified
-        self.cleared = self.cleared or intents.cleared
-        self.ended = self.ended or intents.ended
-        self.rotation = self.rotation or intents.rotation
-        self.reauthenticated = self.reauthenticated or intents.reauthenticated
-        if not self.expiry_set:
-            self.expiry, self.expiry_set = intents.expiry, intents.expiry_set
+        if intents.asked is not NOT_ASKED:
+            self.asked = intents.asked.beside(self.asked)
         self.written = self.written | intents.written
         self.before = {**self.before, **intents.before}
 
     def forget_intents(self) -> None:
         """Start afresh."""
         self.modified = self.asking = False
-        self.cleared = self.ended = self.rotation = self.reauthenticated = False
-        self.expiry, self.expiry_set = None, False
-        self.written, self.before = _NO_KEYS, _NOTHING
+        self.asked, self.written, self.before = NOT_ASKED, _NO_KEYS, _NOTHING
         if self.given:
             # What it has put here is from now on as what it found.
             self.given, self.exposed = False, True
@@ -225,8 +218,8 @@ class Tracked(dict[Any, Any]):
 
     def refill(self, content: dict[Any, Any]) -> None:
         """Hold what the store holds; no change, and no access, of the application's."""
-        dict.clear(self)
-        dict.update(self, content)
+        _clear(self)
+        _update(self, content)
 
     def mark_accessed(self) -> None:
         """Note that the response depends on the session (``Vary: Cookie``).
@@ -360,7 +353,7 @@ class Tracked(dict[Any, Any]):
         deleted.
         """
         self.mark_modified()
-        self.cleared = True
+        self.asked = self.asked._replace(cleared=True)
         self.written = frozenset()
         super().clear()
 

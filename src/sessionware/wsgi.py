@@ -313,7 +313,7 @@ class _Exchange:
 
     def _end_session(self) -> None:
         """Logged out means logged out, in a request that failed too."""
-        if self._session.ended:
+        if self._session.asked.ended:
             # A store that fails at it has been reported.
             with suppress(StoreUnavailable):
                 self._manager.finish(self._session, failed=True)
