@@ -31,7 +31,7 @@ def writing(*methods: str) -> Flow[list[Any]]:
 
 
 def job(*methods: str) -> Job:
-    return Job(writing(*methods), Told())
+    return Job(writing(*methods), Told(), Queue(1))
 
 
 def takes(*methods: str) -> Callable[[Call], bool]:
@@ -180,7 +180,7 @@ def test_only_calls_that_may_share_a_commit_are_shared() -> None:
     def pausing() -> Flow[None]:
         yield Pause(0)
 
-    jobs = [job("replace"), job("reload"), Job(pausing(), Told()), job()]
+    jobs = [job("replace"), job("reload"), Job(pausing(), Told(), Queue(1)), job()]
     shared, alone = begin(jobs, takes("replace"))
     assert (shared, alone) == (jobs[:1], jobs[1:3])
     assert jobs[3].outcome == ([], None)

@@ -148,7 +148,7 @@ async def test_each_of_many_waits_ends_at_its_own_time() -> None:
     began, ended = time.monotonic(), {}
 
     async def wait(seconds: float, patience: float) -> None:
-        assert await waiter_here().wait(seconds, patience, lambda: None) is None
+        assert await waiter_here().wait(seconds, patience, lambda _: None) is None
         ended[seconds] = time.monotonic() - began
 
     with anyio.fail_after(PATIENCE):
@@ -162,7 +162,7 @@ async def test_each_of_many_waits_ends_at_its_own_time() -> None:
 async def test_a_wait_is_nudged_whenever_its_patience_is_over_until_it_is_told() -> None:
     waiter, nudged = waiter_here(), []
 
-    def nudge() -> None:
+    def nudge(_: object) -> None:
         nudged.append(time.monotonic())
         if len(nudged) == 3:
             waiter.tell(("done", None))
@@ -178,7 +178,7 @@ async def test_who_gives_up_waiting_leaves_the_others_their_alarms() -> None:
     nudged: list[int] = []
 
     async def wait(number: int) -> None:
-        await waiter_here().wait(0.2, 0.05, lambda: nudged.append(number))
+        await waiter_here().wait(0.2, 0.05, lambda _: nudged.append(number))
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
@@ -241,7 +241,7 @@ async def test_a_nudge_that_fails_is_reported_and_ends_no_alarm() -> None:
     reported: list[Any] = []
     loop.set_exception_handler(lambda _, about: reported.append(about["exception"]))
 
-    def fail() -> None:
+    def fail(_: object) -> None:
         raise RuntimeError("no more threads")
 
     try:
@@ -274,7 +274,7 @@ async def test_the_timer_of_all_keeps_nothing_of_the_request_that_set_it() -> No
     del known
     await asyncio.sleep(0)
     second = TaskWaiter(loop)
-    waiting = asyncio.create_task(wait(second, 0.2, 0.05, lambda: seen.append(request.get(None))))
+    waiting = asyncio.create_task(wait(second, 0.2, 0.05, lambda _: seen.append(request.get(None))))
     await first
     del first
     await asyncio.sleep(0)

@@ -37,11 +37,12 @@ ALONE: Final = Alone.ALONE
 class Job:
     """A flow on its way: what it wants next, or its outcome."""
 
-    __slots__ = ("begun", "flow", "outcome", "waiter", "wanted")
+    __slots__ = ("begun", "flow", "outcome", "queue", "waiter", "wanted")
 
-    def __init__(self, flow: Flow[Any], waiter: Waiter) -> None:
+    def __init__(self, flow: Flow[Any], waiter: Waiter, queue: Queue) -> None:
         self.flow = flow
         self.waiter = waiter
+        self.queue = queue
         self.begun = False
         self.wanted: Call | Pause | None = None
         self.outcome: Outcome | None = None

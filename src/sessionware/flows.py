@@ -18,10 +18,20 @@ P = ParamSpec("P")
 
 
 class Call(NamedTuple):
-    """Ask the store: call this method of it."""
+    """Ask the store: call this method of it.
+
+    ``ticket`` is the number that the stamps of what it changes shall have, if one was chosen.
+    """
 
     method: str
     args: tuple[Any, ...] = ()
+    ticket: int | None = None
+
+    def to(self, store: object, prefix: str = "") -> Any:
+        """What the store's method gives: the answer, or a coroutine if ``prefix`` is ``a``."""
+        if self.ticket is None:
+            return getattr(store, prefix + self.method)(*self.args)
+        return getattr(store, prefix + "stamped")(self.ticket, self.method, self.args)
 
 
 class Pause(NamedTuple):
@@ -60,7 +70,7 @@ def drive(
             if isinstance(wanted, Pause):
                 time.sleep(wanted.seconds)
             else:
-                answer = getattr(store, wanted.method)(*wanted.args)
+                answer = wanted.to(store)
         except Exception as raised:
             if time.monotonic() >= deadline:
                 flow.close()
@@ -88,7 +98,7 @@ async def adrive(flow: Flow[T], store: object, wanted: Call | Pause | None = Non
                 if isinstance(wanted, Pause):
                     await anyio.sleep(wanted.seconds)
                 else:
-                    answer = await getattr(store, "a" + wanted.method)(*wanted.args)
+                    answer = await wanted.to(store, "a")
             except Exception as raised:
                 error = raised
             wanted = None

@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -163,12 +162,11 @@ class LoopRunner:
         if loop is None:
             return await self.arun(flow)
         waiter, queue = TaskWaiter(loop), self._queue_of(loop)
-        job = Job(flow, waiter)
+        job = Job(flow, waiter, queue)
         if queue.add(job) and queue.appoint():
             # A task begins after those that have their turn now: they may bring more.
             self._spawn(loop, self._lead(loop, queue))
-        nudge = partial(self._nudge, loop, queue, job)
-        outcome = await waiter.wait(self._timeout, PATIENCE, nudge)
+        outcome = await waiter.wait(self._timeout, PATIENCE, self._nudge, job)
         if outcome is None:
             queue.withdraw(job)
         return self._result(outcome)  # type: ignore[no-any-return]
@@ -181,9 +179,10 @@ class LoopRunner:
         self._last_queue = (weakref.ref(loop), queue)
         return queue
 
-    def _nudge(self, loop: asyncio.AbstractEventLoop, queue: Queue, job: Job) -> None:
-        if queue.wants_leader(job):
-            self._spawn(loop, self._lead(loop, queue))
+    def _nudge(self, job: Job) -> None:
+        if job.queue.wants_leader(job):
+            loop = asyncio.get_running_loop()
+            self._spawn(loop, self._lead(loop, job.queue))
 
     async def _lead(self, loop: asyncio.AbstractEventLoop, queue: Queue) -> None:
         while jobs := queue.take():

@@ -217,39 +217,39 @@ class ThreadRunner:
         if not self._shares_commits:
             return self.run(flow)
         self.refuse_event_loop()
-        waiter = ThreadWaiter()
-        job, queue = Job(flow, waiter), self._queue
+        waiter, queue = ThreadWaiter(), self._queue
+        job = Job(flow, waiter, queue)
         if queue.add(job):
             if not self._at_once:
                 self._summon(queue)
             elif queue.appoint():
                 self._lead_once(queue)
-        outcome = waiter.wait(self._timeout, PATIENCE, partial(self._nudge, queue, job))
-        return self._committed(outcome, queue, job)  # type: ignore[no-any-return]
+        outcome = waiter.wait(self._timeout, PATIENCE, self._nudge, job)
+        return self._committed(outcome, job)  # type: ignore[no-any-return]
 
     async def acommit(self, flow: Flow[T], /) -> T:
         if not self._shares_commits:
             return await self.arun(flow)
-        waiter = waiter_here()
-        job, queue = Job(flow, waiter), self._queue
+        waiter, queue = waiter_here(), self._queue
+        job = Job(flow, waiter, queue)
         if queue.add(job):
             if isinstance(waiter, TaskWaiter):
                 # After the tasks that have their turn now: they may bring more.
                 waiter.loop.call_soon(self._summon, queue)
             else:
                 self._summon(queue)
-        outcome = await waiter.wait(self._timeout, PATIENCE, partial(self._nudge, queue, job))
-        return self._committed(outcome, queue, job)  # type: ignore[no-any-return]
+        outcome = await waiter.wait(self._timeout, PATIENCE, self._nudge, job)
+        return self._committed(outcome, job)  # type: ignore[no-any-return]
 
-    def _committed(self, outcome: Outcome | None, queue: Queue, job: Job) -> Any:
+    def _committed(self, outcome: Outcome | None, job: Job) -> Any:
         if outcome is not None:
             return result_of(outcome)
-        queue.withdraw(job)
+        job.queue.withdraw(job)
         raise self._given_up()
 
-    def _nudge(self, queue: Queue, job: Job) -> None:
-        if queue.wants_leader(job):
-            self._send_leader(queue)
+    def _nudge(self, job: Job) -> None:
+        if job.queue.wants_leader(job):
+            self._send_leader(job.queue)
 
     def _summon(self, queue: Queue) -> None:
         if queue.appoint():

@@ -337,7 +337,9 @@ class Tracked(dict[Any, Any]):
             self.mark_modified()
         before = self.before
         if key not in before:
-            self.before = {**before, key: _get(self, key, ABSENT)}
+            there = _get(self, key, ABSENT)
+            # To copy a proxy takes longer than all the rest.
+            self.before = {**before, key: there} if before else {key: there}
         if key not in self.written:
             self.written = self.written.union((key,))
         if type(value) not in _SCALARS:

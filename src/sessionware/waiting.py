@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 Outcome: TypeAlias = tuple[Any, BaseException | None]
 """What was done gave, or the exception that it raised."""
-_Wait: TypeAlias = tuple[float, float, float, Callable[[], object]]
-"""When it ends, when its next nudge is due, its patience, and the nudge."""
+Nudge: TypeAlias = Callable[[Any], object]
+"""Called while a wait lasts, with what it is about."""
 _FOREVER: Final = float("inf")
 
 
-def _nothing() -> None:
+def _nothing(about: object) -> None:
     """Nobody is to be called."""
 
 
@@ -34,24 +34,31 @@ class Waiter(Protocol):
 class TaskWaiter:
     """A task of an asyncio loop, which runs in this thread."""
 
-    __slots__ = ("_waits", "future", "loop")
+    __slots__ = ("_waits", "about", "due", "end", "future", "loop", "nudge", "patience")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.future: asyncio.Future[Outcome | None] = loop.create_future()
-        self._waits: dict[TaskWaiter, _Wait] | None = None
+        self._waits: dict[TaskWaiter, None] | None = None
 
     def tell(self, outcome: Outcome) -> None:
         tell_loop(self.loop, [(self, outcome)])
 
     def wait(
-        self, seconds: float, patience: float = _FOREVER, nudge: Callable[[], object] = _nothing
+        self,
+        seconds: float,
+        patience: float = _FOREVER,
+        nudge: Nudge = _nothing,
+        about: object = None,
     ) -> asyncio.Future[Outcome | None]:
         """To be awaited: the outcome, if it comes in time, else None. ``nudge`` is called whenever
         ``patience`` is over.
         """
         if not self.future.done():
-            self._waits = _alarms_of(self.loop).watch(self, seconds, patience, nudge)
+            now = self.loop.time()
+            self.end, self.due = now + seconds, now + patience
+            self.patience, self.nudge, self.about = patience, nudge, about
+            self._waits = _alarms_of(self.loop).watch(self)
         return self.future
 
     def settle(self, outcome: Outcome | None) -> None:
@@ -72,20 +79,15 @@ class _Alarms:
     __slots__ = ("_at", "_timer", "_waits")
 
     def __init__(self) -> None:
-        self._waits: dict[TaskWaiter, _Wait] = {}
+        self._waits: dict[TaskWaiter, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._at = _FOREVER
 
-    def watch(
-        self, waiter: TaskWaiter, seconds: float, patience: float, nudge: Callable[[], object]
-    ) -> dict[TaskWaiter, _Wait]:
+    def watch(self, waiter: TaskWaiter) -> dict[TaskWaiter, None]:
         """Begin to watch a wait. Who ends it takes it out of what this gives."""
-        loop = waiter.loop
-        now = loop.time()
-        end, due = now + seconds, now + patience
-        self._waits[waiter] = (end, due, patience, nudge)
-        if end < self._at or due < self._at:
-            self._wind(loop, min(end, due))
+        self._waits[waiter] = None
+        if waiter.end < self._at or waiter.due < self._at:
+            self._wind(waiter.loop, min(waiter.end, waiter.due))
         return self._waits
 
     def _wind(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
@@ -99,20 +101,19 @@ class _Alarms:
         # A clock with coarse steps may stand a little before the time that has come.
         now, at = max(loop.time(), self._at), _FOREVER
         self._at, self._timer = _FOREVER, None
-        for waiter, (end, due, patience, nudge) in list(self._waits.items()):
-            if end <= now or waiter.future.done():
+        for waiter in list(self._waits):
+            if waiter.end <= now or waiter.future.done():
                 waiter.settle(None)
                 continue
-            if due <= now:
-                due = now + patience
-                self._waits[waiter] = (end, due, patience, nudge)
+            if waiter.due <= now:
+                waiter.due = now + waiter.patience
                 try:
-                    nudge()
+                    waiter.nudge(waiter.about)
                 except Exception as error:
                     # No business of the other waits.
                     about = {"message": "a wait for the store was nudged", "exception": error}
                     loop.call_exception_handler(about)
-            at = min(at, end, due)
+            at = min(at, waiter.end, waiter.due)
         if at < self._at:
             self._wind(loop, at)
 
@@ -149,7 +150,11 @@ class ThreadWaiter:
         self._lock.release()
 
     def wait(
-        self, seconds: float, patience: float = _FOREVER, nudge: Callable[[], object] = _nothing
+        self,
+        seconds: float,
+        patience: float = _FOREVER,
+        nudge: Nudge = _nothing,
+        about: object = None,
     ) -> Outcome | None:
         """See ``TaskWaiter.wait``."""
         while self.outcome is None:
@@ -157,7 +162,7 @@ class ThreadWaiter:
             if part <= 0 or self._lock.acquire(timeout=part):
                 break
             seconds -= part
-            nudge()
+            nudge(about)
         return self.outcome
 
 
@@ -178,7 +183,11 @@ class TrioWaiter:
             self._token.run_sync_soon(self._event.set)
 
     async def wait(
-        self, seconds: float, patience: float = _FOREVER, nudge: Callable[[], object] = _nothing
+        self,
+        seconds: float,
+        patience: float = _FOREVER,
+        nudge: Nudge = _nothing,
+        about: object = None,
     ) -> Outcome | None:
         """See ``TaskWaiter.wait``."""
         while self.outcome is None:
@@ -189,7 +198,7 @@ class TrioWaiter:
             with self._trio.move_on_after(part):
                 await self._event.wait()
                 break
-            nudge()
+            nudge(about)
         return self.outcome
 
 

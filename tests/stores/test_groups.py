@@ -198,7 +198,7 @@ def test_rotations_and_removals_share_a_commit_on_sqlite(site: Site) -> None:
         Call("rotate", (rotated, new, NOW, until)),
         Call("rotate", (clashing, clash, NOW, until)),
         Call("remove", (removed, None, removed.epoch)),
-        Call("stamped", (2, "remove", (other, 5, None))),
+        Call("remove", (other, 5, None), 2),
     )
 
     assert answers[0] is True

@@ -12,7 +12,7 @@ from ..coherence.stamps import StampFile
 from ..errors import ConfigurationError, Contention, Finding
 from ..flows import Call, Flow
 from .bulk import Bulk
-from .grouping import method_of, methods_of
+from .grouping import methods_of
 from .schema import Schema
 from .scripts import Scripts
 from .steps import Steps
@@ -71,7 +71,7 @@ class SQLBase:
 
     def takes(self, call: Call) -> bool:
         """Whether this call may share a commit with others; see ``group``."""
-        return method_of(call) in self._grouped
+        return call.method in self._grouped
 
     @property
     def purge_batch(self) -> int:

@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy.engine import Dialect
 
 from ..errors import DuplicateKey
+from ..flows import Call
 from .arrays import Make, as_bytes, as_list
-from .grouping import BULK, Operation
+from .grouping import BULK
 from .protocol import Row
 from .saving import (
     PLAIN,
@@ -121,8 +122,8 @@ _FORMS: Final = {
 assert frozenset(_FORMS) == BULK | {"plain"}
 
 
-def _form_of(operation: Operation) -> str:
-    method, arguments, _ = operation
+def _form_of(call: Call) -> str:
+    method, arguments, _ = call
     plain = method == "replace" and is_plain(arguments[0], arguments[1])
     return "plain" if plain else method
 
@@ -146,20 +147,20 @@ class Bulk:
                 values += f" CROSS JOIN (SELECT {now}::bigint AS now) AS batch"
             self._texts[kind] = form.text(table, values)
 
-    def together(self, operations: Sequence[Operation]) -> Script[list[Any]]:
-        """Carry out operations of ``in_bulk``; the answer to each."""
-        kind = _form_of(operations[0])
+    def together(self, calls: Sequence[Call]) -> Script[list[Any]]:
+        """Carry out calls of ``in_bulk``; the answer to each."""
+        kind = _form_of(calls[0])
         form = _FORMS[kind]
-        columns = zip(*(form.values(each.args) for each in operations), strict=True)
+        columns = zip(*(form.values(each.args) for each in calls), strict=True)
         arrays: tuple[Any, ...] = tuple(
             self._array(_KINDS.get(name, "bigint"), column)
             for name, column in zip(form.columns, columns, strict=True)
         )
         if form.timed:
             # The latest. Whose session has ended by it, and not by his own, tries once more.
-            arrays = (*arrays, max(each.args[2] for each in operations))
+            arrays = (*arrays, max(each.args[2] for each in calls))
         found = yield Text(self._texts[kind], arrays, Gives.ROWS)
-        keys = [form.key(each.args) for each in operations]
+        keys = [form.key(each.args) for each in calls]
         if kind != "insert":
             hit = {row[0] for row in found}
             return [key in hit for key in keys]
@@ -167,16 +168,16 @@ class Bulk:
         return [ids[key] if key in ids else _taken() for key in keys]
 
 
-def in_bulk(operations: Sequence[Operation]) -> list[list[int]]:
-    """Which operations go into one statement each, by their places, and no two for one row in any;
+def in_bulk(calls: Sequence[Call]) -> list[list[int]]:
+    """Which calls go into one statement each, by their places, and no two for one row in any;
     who is in none goes alone.
     """
     taken: dict[Any, int] = {}
-    for place, (method, arguments, _) in enumerate(operations):
+    for place, (method, arguments, _) in enumerate(calls):
         taken.setdefault((method, _FORMS[method].key(arguments)), place)
     statements: dict[str, list[int]] = {}
     for place in taken.values():
-        statements.setdefault(_form_of(operations[place]), []).append(place)
+        statements.setdefault(_form_of(calls[place]), []).append(place)
     return list(statements.values())
 
 

@@ -181,7 +181,7 @@ class CachedStore(KeyedStore):
         """
         ticket = self.channel.ticket()
         if ticket is not None:
-            answer = yield Call("stamped", (ticket, method, args))
+            answer = yield Call(method, args, ticket)
             self._heard(hashes)
             return answer, ticket
         mark = self.channel.mark(hashes[-1])

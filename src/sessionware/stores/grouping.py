@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ..batches import ALONE
 from ..coherence.slots import new_number
@@ -17,33 +17,6 @@ BULK: Final = frozenset({"insert", "replace", "touch"})
 _ON_SQLITE: Final = frozenset({"insert", "replace", "rotate", "touch", "remove"})
 
 
-class Operation(NamedTuple):
-    """A call to the store, and the number that its stamps shall have, if it has chosen one."""
-
-    method: str
-    args: tuple[Any, ...]
-    ticket: int | None = None
-
-    @property
-    def moves(self) -> tuple[bytes, ...]:
-        """The hashes whose stamps it moves."""
-        return (self.args[0].sid_hash,) if self.method in MOVES else ()
-
-
-def method_of(call: Call) -> str:
-    """The method that a call asks for."""
-    method: str = call.args[1] if call.method == "stamped" else call.method
-    return method
-
-
-def operation_of(call: Call) -> Operation:
-    """What a call asks for."""
-    if call.method == "stamped":
-        ticket, method, args = call.args
-        return Operation(method, args, ticket)
-    return Operation(call.method, call.args)
-
-
 def methods_of(backend: str, driver: str) -> frozenset[str]:
     """The methods that share commits on a database.
 
@@ -55,10 +28,12 @@ def methods_of(backend: str, driver: str) -> frozenset[str]:
     return BULK if driver in ("psycopg", "asyncpg") else frozenset()
 
 
-def moved(operations: Sequence[Operation]) -> list[tuple[tuple[bytes, ...], int]]:
+def moved(calls: Sequence[Call]) -> list[tuple[tuple[bytes, ...], int]]:
     """The hashes whose stamps move, each with its new number."""
     return [
-        (each.moves, each.ticket or new_number()) for each in operations if each.method in MOVES
+        ((args[0].sid_hash,), ticket or new_number())
+        for method, args, ticket in calls
+        if method in MOVES
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy.dialects import sqlite
 
-from .grouping import Operation
+from ..flows import Call
 from .protocol import Row
 from .saving import (
     PLAIN,
@@ -40,10 +40,10 @@ class ManySaves:
         self._table = sqlite.dialect().identifier_preparer.format_table(schema.sessions)
         self._texts: dict[tuple[int, bool], str] = {}
 
-    def parts(self, operations: Sequence[Operation]) -> list[list[int]]:
+    def parts(self, calls: Sequence[Call]) -> list[list[int]]:
         """See ``Steps.in_one_statement``."""
         alike: dict[bool, dict[int, int]] = {}
-        for place, (method, args, _) in enumerate(operations):
+        for place, (method, args, _) in enumerate(calls):
             if method == "replace" and _ABLE:
                 old, new, _ = args
                 alike.setdefault(is_plain(old, new), {}).setdefault(old.id, place)

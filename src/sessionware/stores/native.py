@@ -10,8 +10,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ..flows import Call
 from .executing import Straight
-from .grouping import Operation
 from .operating import IN_TRANSACTION, run_method, run_together
 from .statements import Gives, Script, Step, Text, worded
 from .steps import Steps
@@ -134,10 +134,10 @@ class AiosqliteNative:
         return await self._there(lambda: run_method(steps, method, args, kwargs, self._straight))
 
     async def run_together(
-        self, steps: Steps, operations: Sequence[Operation], begun: Callable[[], None]
+        self, steps: Steps, calls: Sequence[Call], begun: Callable[[], None]
     ) -> list[Any]:
         """See ``operating.run_together``."""
-        return await self._there(lambda: run_together(steps, operations, self._straight, begun))
+        return await self._there(lambda: run_together(steps, calls, self._straight, begun))
 
     def drop(self) -> None:
         """It is of no more use."""

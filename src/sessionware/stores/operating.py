@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ..errors import DuplicateKey
+from ..flows import Call
 from .executing import Executor, run_script
 from .faults import is_locked
-from .grouping import Operation
 from .statements import Text
 from .steps import Steps
 
@@ -35,16 +35,16 @@ def run_method(
 
 
 def run_together(
-    steps: Steps, operations: Sequence[Operation], executor: Executor, begun: Callable[[], None]
+    steps: Steps, calls: Sequence[Call], executor: Executor, begun: Callable[[], None]
 ) -> list[Any]:
     """Run several in one transaction; an answer may be an exception. ``begun`` is called when the
     database is ours.
     """
-    many = steps.in_one_statement(operations) if executor.dialect.name == "sqlite" else []
-    if len(many) == 1 and len(many[0]) == len(operations):
+    many = steps.in_one_statement(calls) if executor.dialect.name == "sqlite" else []
+    if len(many) == 1 and len(many[0]) == len(calls):
         # One statement is a transaction by itself.
         try:
-            return _replaced(steps, operations, many[0], executor)
+            return _replaced(steps, calls, many[0], executor)
         except Exception as error:
             if not is_locked(error):
                 begun()
@@ -53,23 +53,23 @@ def run_together(
         begun()
         answers: dict[int, Any] = {}
         for places in many:
-            answers.update(zip(places, _replaced(steps, operations, places, executor), strict=True))
+            answers.update(zip(places, _replaced(steps, calls, places, executor), strict=True))
         return [
-            answers[place] if place in answers else _answer(steps, operation, executor)
-            for place, operation in enumerate(operations)
+            answers[place] if place in answers else _answer(steps, call, executor)
+            for place, call in enumerate(calls)
         ]
 
 
 def _replaced(
-    steps: Steps, operations: Sequence[Operation], places: list[int], executor: Executor
+    steps: Steps, calls: Sequence[Call], places: list[int], executor: Executor
 ) -> list[Any]:
-    return run_script(steps.replace_many([operations[place].args for place in places]), executor)
+    return run_script(steps.replace_many([calls[place].args for place in places]), executor)
 
 
-def _answer(steps: Steps, operation: Operation, executor: Executor) -> Any:
+def _answer(steps: Steps, call: Call, executor: Executor) -> Any:
     """A key that is taken undoes only the statement that found it so, and here what came before."""
-    script = getattr(steps, operation.method)(*operation.args)
-    several = operation.method in IN_TRANSACTION
+    script = getattr(steps, call.method)(*call.args)
+    several = call.method in IN_TRANSACTION
     if several:
         executor.perform(Text("SAVEPOINT several"))
     answer: Any

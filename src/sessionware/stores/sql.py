@@ -23,7 +23,7 @@ from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
 from .executing import Executor, Through, goes_straight, run_script
 from .faults import broken, connection_is_stale, table_is_missing, translate
-from .grouping import MOVES, Operation, after_failure, moved, operation_of
+from .grouping import MOVES, after_failure, moved
 from .lending import Lender, Lent
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
 from .statements import T
@@ -182,17 +182,16 @@ class SQLStore(SQLBase):
         """Carry out calls that share a commit: the answer to each, which may be an exception, or
         ``ALONE`` if it has to be called by itself.
         """
-        operations = [operation_of(call) for call in calls]
         begun: list[bool] = []
         try:
             with self._writing or nullcontext():
                 if self._bulk is not None:
-                    return self._in_bulk(self._bulk, operations)
-                together = partial(self._together, operations, lambda: begun.append(True))
-                return self._moving_all(operations, together)
+                    return self._in_bulk(self._bulk, calls)
+                together = partial(self._together, calls, lambda: begun.append(True))
+                return self._moving_all(calls, together)
         except Exception as error:
             failure = self._translated(error)
-        return after_failure(failure, bool(begun), len(operations))
+        return after_failure(failure, bool(begun), len(calls))
 
     def _translated(self, error: Exception) -> Exception:
         if table_is_missing(error):
@@ -220,9 +219,9 @@ class SQLStore(SQLBase):
         return answer
 
     def _moving_all(
-        self, operations: Sequence[Operation], together: Callable[[], list[Any]]
+        self, calls: Sequence[Call], together: Callable[[], list[Any]]
     ) -> list[Any]:
-        changed = moved(operations)
+        changed = moved(calls)
         if self.stamps is None or not changed:
             return together()
         hold = self._hold(self.stamps, tuple(each for hashes, _ in changed for each in hashes))
@@ -243,15 +242,15 @@ class SQLStore(SQLBase):
             hold = stamps.try_hold(hashes)
         return hold
 
-    def _together(self, operations: Sequence[Operation], begun: Callable[[], None]) -> list[Any]:
+    def _together(self, calls: Sequence[Call], begun: Callable[[], None]) -> list[Any]:
         return self._with_executor(
-            lambda executor: run_together(self.steps, operations, executor, begun)
+            lambda executor: run_together(self.steps, calls, executor, begun)
         )
 
-    def _in_bulk(self, bulk: Bulk, operations: Sequence[Operation]) -> list[Any]:
-        answers: list[Any] = [ALONE] * len(operations)
-        for places in in_bulk(operations):
-            chosen = [operations[place] for place in places]
+    def _in_bulk(self, bulk: Bulk, calls: Sequence[Call]) -> list[Any]:
+        answers: list[Any] = [ALONE] * len(calls)
+        for places in in_bulk(calls):
+            chosen = [calls[place] for place in places]
             try:
                 found = self._with_executor(partial(self._one_statement, bulk, chosen))
             except Exception as error:
@@ -261,9 +260,9 @@ class SQLStore(SQLBase):
         return answers
 
     def _one_statement(
-        self, bulk: Bulk, operations: Sequence[Operation], executor: Executor
+        self, bulk: Bulk, calls: Sequence[Call], executor: Executor
     ) -> list[Any]:
-        return run_script(bulk.together(operations), executor)
+        return run_script(bulk.together(calls), executor)
 
     def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
         call = self._step if method in STEPS else self._through

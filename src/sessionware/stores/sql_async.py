@@ -25,7 +25,7 @@ from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
 from .executing import Through, run_script
 from .faults import broken, connection_is_stale, table_is_missing, translate
-from .grouping import MOVES, Operation, after_failure, moved, operation_of
+from .grouping import MOVES, after_failure, moved
 from .native import AiosqliteNative, AsyncpgNative
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
 from .places import Held, Place, parents
@@ -141,17 +141,16 @@ class AsyncSQLStore(SQLBase):
 
     async def agroup(self, calls: Sequence[Call]) -> list[Any]:
         """See ``SQLStore.group``."""
-        operations = [operation_of(call) for call in calls]
         begun: list[bool] = []
         try:
             place = self._place()
             async with self._writing(place):
                 if self._bulk is not None:
-                    return await self._in_bulk(self._bulk, operations)
-                return await self._moving_all(operations, lambda: begun.append(True))
+                    return await self._in_bulk(self._bulk, calls)
+                return await self._moving_all(calls, lambda: begun.append(True))
         except Exception as error:
             failure = self._translated(error)
-        return after_failure(failure, bool(begun), len(operations))
+        return after_failure(failure, bool(begun), len(calls))
 
     def _translated(self, error: Exception) -> Exception:
         if table_is_missing(error):
@@ -186,15 +185,15 @@ class AsyncSQLStore(SQLBase):
         return answer
 
     async def _moving_all(
-        self, operations: Sequence[Operation], begun: Callable[[], None]
+        self, calls: Sequence[Call], begun: Callable[[], None]
     ) -> list[Any]:
-        changed = moved(operations)
+        changed = moved(calls)
         if self.stamps is None or not changed:
-            return await self._together(operations, begun)
+            return await self._together(calls, begun)
         hashes = tuple(each for several, _ in changed for each in several)
         hold = await self._hold(self.stamps, hashes)
         try:
-            return await self._together(operations, begun)
+            return await self._together(calls, begun)
         except asyncio.CancelledError:
             changed = [(several, number | 1) for several, number in changed]
             raise
@@ -211,20 +210,20 @@ class AsyncSQLStore(SQLBase):
         return hold
 
     async def _together(
-        self, operations: Sequence[Operation], begun: Callable[[], None]
+        self, calls: Sequence[Call], begun: Callable[[], None]
     ) -> list[Any]:
         async def straight(lent: AsyncpgNative | AiosqliteNative) -> list[Any]:
             assert isinstance(lent, AiosqliteNative)
-            return await lent.run_together(self.steps, operations, begun)
+            return await lent.run_together(self.steps, calls, begun)
 
         return await self._lent(
-            straight, lambda plain: run_together(self.steps, operations, Through(plain), begun)
+            straight, lambda plain: run_together(self.steps, calls, Through(plain), begun)
         )
 
-    async def _in_bulk(self, bulk: Bulk, operations: Sequence[Operation]) -> list[Any]:
-        answers: list[Any] = [ALONE] * len(operations)
-        for places in in_bulk(operations):
-            chosen = [operations[place] for place in places]
+    async def _in_bulk(self, bulk: Bulk, calls: Sequence[Call]) -> list[Any]:
+        answers: list[Any] = [ALONE] * len(calls)
+        for places in in_bulk(calls):
+            chosen = [calls[place] for place in places]
             try:
                 found = await self._one_statement(bulk, chosen)
             except Exception as error:
@@ -233,13 +232,13 @@ class AsyncSQLStore(SQLBase):
                 answers[place] = answer
         return answers
 
-    async def _one_statement(self, bulk: Bulk, operations: Sequence[Operation]) -> list[Any]:
+    async def _one_statement(self, bulk: Bulk, calls: Sequence[Call]) -> list[Any]:
         async def straight(lent: AsyncpgNative | AiosqliteNative) -> list[Any]:
             assert isinstance(lent, AsyncpgNative)
-            return await lent.run_script(bulk.together(operations))
+            return await lent.run_script(bulk.together(calls))
 
         return await self._lent(
-            straight, lambda plain: run_script(bulk.together(operations), Through(plain))
+            straight, lambda plain: run_script(bulk.together(calls), Through(plain))
         )
 
     async def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:

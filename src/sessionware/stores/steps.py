@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from ..errors import DuplicateKey
-from .grouping import Operation
+from ..flows import Call
 from .many import ManySaves
 from .protocol import RETIRED, Decision, Found, Row, Stamp
 from .saving import CONTENT, TIMES, Larger, grows, is_plain
@@ -215,11 +215,11 @@ class Steps:
             yield from self.bury(old.sid_hash, retired_until)
         return result
 
-    def in_one_statement(self, operations: Sequence[Operation]) -> list[list[int]]:
+    def in_one_statement(self, calls: Sequence[Call]) -> list[list[int]]:
         """Which saves go into one statement each, by their places: no two of one session in any,
         and so many that there are few different statements.
         """
-        return self._many.parts(operations)
+        return self._many.parts(calls)
 
     def replace_many(self, saves: Sequence[tuple[Row, Row, int]]) -> Script[list[bool]]:
         """Several saves of ``in_one_statement``."""
