@@ -65,6 +65,8 @@ class TaskWaiter:
         """In its loop: the wait is over. Its task may have been cancelled, or has given up."""
         if self._waits is not None:
             self._waits.pop(self, None)
+            # It leads back here, and only a garbage collection would find that.
+            self.about = None
         if not self.future.done():
             self.future.set_result(outcome)
 

@@ -11,7 +11,7 @@ import stat
 import struct
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import unquote
@@ -145,19 +145,22 @@ class Mapped:
         return before
 
     def give(
-        self, hashes: tuple[bytes, ...] | None, number: int, before: bytes | None = None
+        self,
+        hashes: tuple[bytes, ...] | None,
+        numbers: Iterable[int],
+        before: bytes | None = None,
     ) -> None:
-        """Give the slots of these hashes (None: all) their new number, the others their old one."""
+        """Give the slots of these hashes (None: all, of which the first number is) their new
+        numbers, the others their old one.
+        """
         if hashes is None:
-            self.slots[:] = array("Q", [number]) * SLOTS
-        elif before is None:
-            for slot in map(slot_of, hashes):
-                self.slots[slot] = number
-        else:
-            numbers = array("Q", before)
-            for slot in map(slot_of, hashes):
-                numbers[slot] = number
-            self.slots[:] = numbers
+            self.slots[:] = array("Q", [next(iter(numbers))]) * SLOTS
+            return
+        slots = self.slots if before is None else array("Q", before)
+        for sid_hash, number in zip(hashes, numbers, strict=False):
+            slots[slot_of(sid_hash)] = number
+        if before is not None:
+            self.slots[:] = slots
 
 
 def make(path: str, database: os.stat_result, settled: float) -> None:

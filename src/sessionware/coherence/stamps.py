@@ -16,8 +16,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from ..errors import StoreUnavailable
@@ -226,15 +227,12 @@ class StampFile:
 
     def let_go(self, hold: Hold, ticket: int) -> None:
         """Give the slots their new number, and the lock back."""
-        self.let_go_each(hold, [(hold.hashes, ticket)])
+        self.let_go_each(hold, repeat(ticket))
 
-    def let_go_each(
-        self, hold: Hold, changed: Sequence[tuple[tuple[bytes, ...] | None, int]]
-    ) -> None:
-        """As ``let_go``, where changes have numbers of their own."""
+    def let_go_each(self, hold: Hold, numbers: Iterable[int]) -> None:
+        """As ``let_go``, where each of the hashes has a number of its own."""
         if hold.mapped is not None and hold.holding is not None:
-            for hashes, number in changed:
-                hold.mapped.give(hashes, number, hold.before)
+            hold.mapped.give(hold.hashes, numbers, hold.before)
             hold.mapped.unlock()
             hold.holding.release()
         if hold.took_long:
@@ -243,8 +241,7 @@ class StampFile:
         mapped = self._mapped
         if mapped is not None and mapped is not hold.mapped:
             # Read before this commit, and trusted through a file that we did not know.
-            for hashes, _ in changed:
-                mapped.give(hashes, new_number())
+            mapped.give(hold.hashes, repeat(new_number()))
 
 
 class StampChannel(Quiet):

@@ -180,10 +180,16 @@ class CachedStore(KeyedStore):
         Gives the store's answer, and the mark with which the changed row may be cached.
         """
         ticket = self.channel.ticket()
-        if ticket is not None:
-            answer = yield Call(method, args, ticket)
-            self._heard(hashes)
-            return answer, ticket
+        if ticket is None:
+            return (yield from self._telling(method, args, hashes))
+        answer = yield Call(method, args, ticket)
+        self._heard(hashes)
+        return answer, ticket
+
+    def _telling(
+        self, method: str, args: tuple[Any, ...], hashes: tuple[bytes, ...]
+    ) -> Flow[tuple[Any, int | None]]:
+        """As ``_changing``, where others are told afterwards."""
         mark = self.channel.mark(hashes[-1])
         try:
             answer = yield Call(method, args)
@@ -230,7 +236,13 @@ class CachedStore(KeyedStore):
         hit: bool = False
         mark: int | None = None
         try:
-            hit, mark = yield from self._changing("replace", (old, new, now), sid_hash)
+            # As ``_changing``, without a flow more for each save.
+            mark = self.channel.ticket()
+            if mark is None:
+                hit, mark = yield from self._telling("replace", (old, new, now), (sid_hash,))
+            else:
+                hit = yield Call("replace", (old, new, now), mark)
+                self._heard((sid_hash,))
         finally:
             if hit:
                 self.cache.settle(sid_hash, token, _kept(old, new, sid_hash), mark)

@@ -28,13 +28,11 @@ def methods_of(backend: str, driver: str) -> frozenset[str]:
     return BULK if driver in ("psycopg", "asyncpg") else frozenset()
 
 
-def moved(calls: Sequence[Call]) -> list[tuple[tuple[bytes, ...], int]]:
-    """The hashes whose stamps move, each with its new number."""
-    return [
-        ((args[0].sid_hash,), ticket or new_number())
-        for method, args, ticket in calls
-        if method in MOVES
-    ]
+def moved(calls: Sequence[Call]) -> tuple[tuple[bytes, ...], list[int]]:
+    """The hashes whose stamps move, and the new number of each."""
+    moving = [call for call in calls if call.method in MOVES]
+    hashes = tuple([call.args[0].sid_hash for call in moving])
+    return hashes, [call.ticket or new_number() for call in moving]
 
 
 def after_failure(error: Exception, begun: bool, count: int) -> list[Any]:

@@ -221,14 +221,14 @@ class SQLStore(SQLBase):
     def _moving_all(
         self, calls: Sequence[Call], together: Callable[[], list[Any]]
     ) -> list[Any]:
-        changed = moved(calls)
-        if self.stamps is None or not changed:
+        hashes, numbers = moved(calls)
+        if self.stamps is None or not hashes:
             return together()
-        hold = self._hold(self.stamps, tuple(each for hashes, _ in changed for each in hashes))
+        hold = self._hold(self.stamps, hashes)
         try:
             return together()
         finally:
-            self.stamps.let_go_each(hold, changed)
+            self.stamps.let_go_each(hold, numbers)
 
     def _hold(self, stamps: StampFile, hashes: tuple[bytes, ...] | None) -> Hold:
         if stamps.due():

@@ -187,18 +187,17 @@ class AsyncSQLStore(SQLBase):
     async def _moving_all(
         self, calls: Sequence[Call], begun: Callable[[], None]
     ) -> list[Any]:
-        changed = moved(calls)
-        if self.stamps is None or not changed:
+        hashes, numbers = moved(calls)
+        if self.stamps is None or not hashes:
             return await self._together(calls, begun)
-        hashes = tuple(each for several, _ in changed for each in several)
         hold = await self._hold(self.stamps, hashes)
         try:
             return await self._together(calls, begun)
         except asyncio.CancelledError:
-            changed = [(several, number | 1) for several, number in changed]
+            numbers = [number | 1 for number in numbers]
             raise
         finally:
-            await _let_go(partial(self.stamps.let_go_each, hold, changed), hold)
+            await _let_go(partial(self.stamps.let_go_each, hold, numbers), hold)
 
     async def _hold(self, stamps: StampFile, hashes: tuple[bytes, ...] | None) -> Hold:
         await self.alook_after_stamps()
