@@ -165,15 +165,26 @@ class Committer:
         raise _refused()
 
     def write(self, state: SessionState, change: Change) -> Flow[Verdict]:
-        """Write a change under the version check: merge and try again, at last under a row lock."""
+        """Write a change under the version check: merge and try again, at last under a row lock.
+
+        What most of them write is made here and now, not where the flow runs: another processor
+        would have to fetch all that it is made of.
+        """
         loaded = state.row
         assert loaded is not None
+        first = None if change.edit is not None else self._rows.following(change, loaded, loaded)
+        return self._written(state, change, loaded, first)
+
+    def _written(
+        self, state: SessionState, change: Change, loaded: Row, first: Verdict | None
+    ) -> Flow[Verdict]:
         current: Row | None = loaded
-        if change.edit is not None:
+        if first is None:
             current = yield from self._store.reload_flow(loaded.id)
         unsure: _Unsure | None = None
         for attempt in range(_TRIES):
-            verdict = self._following(change, loaded, current, unsure)
+            verdict = first or self._following(change, loaded, current, unsure)
+            first = None
             if current is None or not isinstance(verdict, (Next, Emptied)):
                 return self._settle(state, change, verdict)
             try:
