@@ -297,7 +297,11 @@ def test_what_was_assigned_is_remembered_until_it_is_carried_out() -> None:
     assert session.written == set("cdefg")
     session.rotate()
     session.forget_intents()
-    assert (session.written, session.asked.rotation, session.modified) == (frozenset(), False, False)
+    assert (session.written, session.asked.rotation, session.modified) == (
+        frozenset(),
+        False,
+        False,
+    )
     assert len(session) == 7
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import asyncpg
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sessionware.batches import ALONE
 from sessionware.errors import DuplicateKey, StoreUnavailable
 from sessionware.flows import Call
-from sessionware.stores.arrays import as_bytes, teach_psycopg
+from sessionware.stores.arrays import as_bytes, as_text_or_list, place_of, teach_psycopg
 from sessionware.stores.protocol import RETIRED, Row
 from sessionware.stores.sql import SQLStore
 from sessionware.stores.sql_async import AsyncSQLStore
@@ -349,6 +351,16 @@ def postgres() -> Iterator[Connection]:
     engine.dispose()
 
 
+@pytest.fixture(scope="module")
+def fetch() -> Iterator[Callable[[str, Any], list[Any]]]:
+    """What a statement with one parameter gives, by asyncpg: the first column."""
+    url = make_url(services.require(services.POSTGRES)).set(drivername="postgresql")
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(url.render_as_string(hide_password=False)))
+        yield lambda text, value: [row[0] for row in runner.run(connection.fetch(text, value))]
+        runner.run(connection.close())
+
+
 PSYCOPG = "postgresql+psycopg"
 NUMBERS = st.none() | st.integers(-(2**31), 2**31 - 1)
 TEXTS = st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -369,3 +381,15 @@ def test_an_array_arrives_as_its_values(postgres: Connection, kind: str, data: A
     cast = f"SELECT * FROM unnest(%s::{kind}[])"
     found = postgres.exec_driver_sql(cast, (as_bytes(kind, values),)).scalars().all()
     assert found == values
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("kind", COLUMNS)
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_an_array_arrives_as_its_values_by_asyncpg_too(
+    fetch: Callable[[str, Any], list[Any]], kind: str, data: Any
+) -> None:
+    values = data.draw(st.lists(COLUMNS[kind], min_size=1))
+    cast = f"SELECT * FROM unnest({place_of(kind, 1)})"
+    assert fetch(cast, as_text_or_list(kind, values)) == values

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Dialect
 
 from ..errors import DuplicateKey
 from ..flows import Call
-from .arrays import Make, as_bytes, as_list
+from .arrays import Make, as_bytes, as_text_or_list, place_of
 from .grouping import BULK
 from .protocol import Row
 from .saving import (
@@ -134,14 +134,14 @@ class Bulk:
     def __init__(self, schema: Schema, dialect: Dialect) -> None:
         table = dialect.identifier_preparer.format_table(schema.sessions)
         numbered = dialect.driver == "asyncpg"
-        self._array: Make = as_list if numbered else as_bytes
+        self._array: Make = as_text_or_list if numbered else as_bytes
         self._texts: dict[str, str] = {}
         for kind, form in _FORMS.items():
-            places = ", ".join(
-                f"{f'${number}' if numbered else '%s'}::{_KINDS.get(name, 'bigint')}[]"
-                for number, name in enumerate(form.columns, 1)
-            )
-            values = f"unnest({places}) AS v ({', '.join(form.columns)})"
+            kinds = [_KINDS.get(name, "bigint") for name in form.columns]
+            places = [f"%s::{each}[]" for each in kinds]
+            if numbered:
+                places = [place_of(each, number) for number, each in enumerate(kinds, 1)]
+            values = f"unnest({', '.join(places)}) AS v ({', '.join(form.columns)})"
             if form.timed:
                 now = f"${len(form.columns) + 1}" if numbered else "%s"
                 values += f" CROSS JOIN (SELECT {now}::bigint AS now) AS batch"

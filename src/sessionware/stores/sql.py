@@ -218,9 +218,7 @@ class SQLStore(SQLBase):
             stamps.let_go(hold, ticket or new_number())
         return answer
 
-    def _moving_all(
-        self, calls: Sequence[Call], together: Callable[[], list[Any]]
-    ) -> list[Any]:
+    def _moving_all(self, calls: Sequence[Call], together: Callable[[], list[Any]]) -> list[Any]:
         hashes, numbers = moved(calls)
         if self.stamps is None or not hashes:
             return together()
@@ -259,9 +257,7 @@ class SQLStore(SQLBase):
                 answers[place] = answer
         return answers
 
-    def _one_statement(
-        self, bulk: Bulk, calls: Sequence[Call], executor: Executor
-    ) -> list[Any]:
+    def _one_statement(self, bulk: Bulk, calls: Sequence[Call], executor: Executor) -> list[Any]:
         return run_script(bulk.together(calls), executor)
 
     def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:

@@ -184,9 +184,7 @@ class AsyncSQLStore(SQLBase):
             await _let_go(partial(stamps.let_go, hold, ticket or new_number()), hold)
         return answer
 
-    async def _moving_all(
-        self, calls: Sequence[Call], begun: Callable[[], None]
-    ) -> list[Any]:
+    async def _moving_all(self, calls: Sequence[Call], begun: Callable[[], None]) -> list[Any]:
         hashes, numbers = moved(calls)
         if self.stamps is None or not hashes:
             return await self._together(calls, begun)
@@ -208,9 +206,7 @@ class AsyncSQLStore(SQLBase):
             await asyncio.sleep(hold)
         return hold
 
-    async def _together(
-        self, calls: Sequence[Call], begun: Callable[[], None]
-    ) -> list[Any]:
+    async def _together(self, calls: Sequence[Call], begun: Callable[[], None]) -> list[Any]:
         async def straight(lent: AsyncpgNative | AiosqliteNative) -> list[Any]:
             assert isinstance(lent, AiosqliteNative)
             return await lent.run_together(self.steps, calls, begun)
