@@ -1,8 +1,8 @@
 """A channel of messages between processes, run by one thread: the lease's shell.
 
 The thread holds one connection, on which it hears what all processes say and says what this one has
-changed: after the commit, gathered for a few milliseconds. It sends a beat now and then, whose
-return renews the lease; see ``lease``.
+changed: after the commit, and gathered for a few milliseconds where more and more changes. It sends
+a beat now and then, whose return renews the lease; see ``lease``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from .messages import ONCE, Kind, Message, new_nonce
 
 # Of the lease's seconds.
 BEAT: Final = 0.35
-GATHER_SECONDS: Final = 0.002
+GATHER_SECONDS: Final = 0.005
+"""Between two messages about changes: the first after a silence is not held back."""
 _PROOF_SECONDS: Final = 2.0
 _LONGEST_PAUSE: Final = 5.0
 _UNFIT_PAUSE: Final = 60.0
@@ -245,12 +246,13 @@ def _prove(service: _Service) -> None:
 
 def _converse(service: _Service) -> None:
     line, transport = service.line, service.transport
-    next_beat = 0.0
+    next_beat = said = 0.0
     while not service.stop.is_set():
         if line.waiting:
             # More may come within a moment.
-            time.sleep(GATHER_SECONDS)
+            time.sleep(max(0.0, said + GATHER_SECONDS - time.monotonic()))
             _say_what_waits(service)
+            said = time.monotonic()
         now = time.monotonic()
         if now >= next_beat or line.beat_wanted:
             next_beat = now + BEAT * line.seconds * chance.uniform(0.8, 1.1)
