@@ -18,7 +18,7 @@ from .records import NO_OWNER
 from .rows import Change, RowMaker, owner_of
 from .session import Session
 from .states import SessionState
-from .tracking import NOT_ASKED
+from .tracking import NOT_ASKED, ONLY_CLEARED
 from .users import user_of
 
 _split: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -75,13 +75,14 @@ class Endings:
         """What ``general`` decides for the commonest requests, which only assign values, by the
         shortest way; None for all others.
         """
+        row, asked = state.row, session.asked
         if (
             not (session.written and state.savable and dict.__len__(session))
             or session.written != session.before.keys()
-            or session.asked is not NOT_ASKED
+            or (asked is not NOT_ASKED and (row is not None or asked != ONLY_CLEARED))
         ):
             return None
-        row, rich, user_key = state.row, False, self.user_key
+        rich, user_key = False, self.user_key
         if row is None:
             payload, rich = self._rows.encode(session)
         else:
@@ -214,7 +215,7 @@ class Endings:
         assigned since.
         """
         try:
-            if not (rich or session.has_intents or self._rows.codec.custom):
+            if not (rich or session.asking or self._rows.codec.custom):
                 return encodes_to(session, payload)
             return self._rows.encode(session) == (payload, rich)
         except Exception:

@@ -44,6 +44,7 @@ from .states import CookieDue, state_of
 
 if TYPE_CHECKING:
     from flask import Flask, Request, Response
+    from werkzeug.datastructures import Headers
 
 EXTENSION: Final = "sessionware"
 _PERMANENT: Final = "_permanent"
@@ -58,6 +59,8 @@ class FlaskSession(Session, SessionMixin):
     rehearsed = False
     # The session of a middleware around us, of which this is a copy.
     outer: Session | None = None
+    # What signs its cookie, as configured when the request began.
+    signing: Keys | None = None
 
     @property
     def new(self) -> bool:  # type: ignore[override]
@@ -81,6 +84,21 @@ class FlaskSession(Session, SessionMixin):
 
 class NoFlaskSession(NoSession, SessionMixin):
     """``flask.session`` on a path that is listed under ``exclude``."""
+
+
+def tell_caches(headers: Headers, set_cookie: str | None, name: str) -> None:
+    """Do in place what ``with_session_wsgi`` does, to headers that have the ``Set-Cookie``."""
+    there = [key.lower() for key, _ in headers]
+    if set_cookie is None:
+        simple = "vary" not in there
+    else:
+        simple = {"vary", "cache-control"}.isdisjoint(there) and there.count("set-cookie") == 1
+    if not simple:
+        headers[:] = with_session_wsgi(headers, set_cookie, name)
+        return
+    headers.add("Vary", "Cookie")
+    if set_cookie is not None:
+        headers.add("Cache-Control", "no-store")
 
 
 class _Site:
@@ -224,6 +242,7 @@ class FlaskSessions(ConfiguredCookie):
             return self._copy(request, outer)
         presented = site.recognizer(manager, keys).recognize_environ(environ)
         session = manager.attach(FlaskSession(), presented, _client(manager, request))
+        session.signing = keys
         if rehearsed:
             session.rehearsed = True
         else:
@@ -265,12 +284,7 @@ class FlaskSessions(ConfiguredCookie):
         if set_cookie is not None and has_request_context():
             manager.note_scheme(current_request.scheme)
         if closing.vary:
-            if set_cookie is None and "Vary" not in response.headers:
-                # What the other way comes to, without making all headers anew.
-                response.headers.add("Vary", "Cookie")
-            else:
-                name = self.get_cookie_name(app)
-                response.headers[:] = with_session_wsgi(response.headers, set_cookie, name)
+            tell_caches(response.headers, set_cookie, self.get_cookie_name(app))
         if not session.rehearsed:
             response.call_on_close(partial(manager.check_late_change, session))
 
@@ -304,7 +318,7 @@ class FlaskSessions(ConfiguredCookie):
         """Set or delete the cookie; the Set-Cookie that does it."""
         if closing.cookie is CookieDue.NOTHING:
             return None
-        keys = self.keys(app, self._site(app).keys)
+        keys = session.signing
         if keys is None:
             return None
         name = self.get_cookie_name(app)

@@ -31,8 +31,7 @@ from .adapting import (
 from .closing import Closing
 from .errors import ResponseAlreadyStarted, SessionGone, StoreUnavailable
 from .events import logger
-from .flask import FlaskSession, FlaskSessions, NoFlaskSession
-from .headers import with_session_wsgi
+from .flask import FlaskSession, FlaskSessions, NoFlaskSession, tell_caches
 from .manager import SessionManager
 from .states import CookieDue, state_of
 
@@ -118,6 +117,7 @@ class QuartSessions(FlaskSessions):
             client = client_of(request.remote_addr, request.headers.get("User-Agent"))
         presented = site.recognizer(manager, keys).recognize(scope["headers"])
         session = manager.attach(FlaskSession(), presented, client)
+        session.signing = keys
         await manager.aensure_loaded(session)
         if isinstance(getattr(request, "session", None), FlaskSession):
             session.rehearsed = True
@@ -161,8 +161,7 @@ class QuartSessions(FlaskSessions):
         if set_cookie is not None:
             manager.note_scheme(_scheme())
         if closing.vary:
-            name = self.get_cookie_name(app)
-            response.headers[:] = with_session_wsgi(response.headers, set_cookie, name)
+            tell_caches(response.headers, set_cookie, self.get_cookie_name(app))
 
     async def _afinished(
         self, app: Any, manager: SessionManager, session: FlaskSession, status: int

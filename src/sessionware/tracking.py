@@ -113,6 +113,7 @@ class Asked(NamedTuple):
 
 
 NOT_ASKED: Final = Asked()
+ONLY_CLEARED: Final = Asked(cleared=True)
 
 
 class Intents(NamedTuple):
@@ -171,11 +172,6 @@ class Tracked(dict[Any, Any]):
         self.written: frozenset[Any] = _NO_KEYS
         # What stood under keys before the application assigned something to them.
         self.before: Mapping[Any, Any] = _NOTHING
-
-    @property
-    def has_intents(self) -> bool:
-        """Whether the application asked for anything, or wrote something itself."""
-        return self.asking or self.modified
 
     @property
     def has_traces(self) -> bool:
