@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sessionware.coherence.broadcast import GATHER_SECONDS
+
 from . import figures
 from .text import Table
 
 _DAY = 24 * 60 * 60
-_GATHERED = 0.002
-"""Seconds for which a process gathers its notifications before it sends them."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def reckon(fleet: Fleet, here: Here) -> list[Line]:
     reads = fleet.active * met / max(fleet.cache_ttl, fleet.every)
     held = fleet.active * met / fleet.processes
     expiring = fleet.sessions / fleet.lifetime
-    messages = min(writes, fleet.processes / _GATHERED)
+    messages = min(writes, fleet.processes / GATHER_SECONDS)
     work = requests * ((1 - fleet.writing) / here.reads + fleet.writing / here.writes)
     return [
         Line("requests R", "A / e", requests),
@@ -74,7 +74,7 @@ def reckon(fleet: Fleet, here: Here) -> list[Line]:
         Line("table", "S · B · 1.5", fleet.sessions * here.row_bytes * 1.5 / 1e9, "GB"),
         Line("cached sessions", "A · m / P", held, "a process"),
         Line("the cache's memory", "A · m / P · C", held * here.cached_bytes / 1e6, "MB a process"),
-        Line("NOTIFY", "min(W, P / 2 ms)", messages),
+        Line("NOTIFY", f"min(W, P / {GATHER_SECONDS * 1000:g} ms)", messages),
         Line("their deliveries", "NOTIFY · P", messages * fleet.processes),
         Line("rows to purge X", "S / L", expiring),
         Line("time spent on it", "X / purged a second", expiring / here.purged * 100, "%"),
