@@ -11,6 +11,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -356,6 +357,25 @@ def test_a_change_after_the_response_of_a_writing_request_is_late(
         )
     else:
         assert not changed or as_json(before) == as_json(dict(dict.items(session)))
+
+
+@pytest.mark.parametrize("flagged", [False, True], ids=["", "modified is set"])
+@pytest.mark.parametrize(
+    ("before", "late"),
+    [([1], [2]), ([1, 2], (1, 2)), ([1], {1}), ("2024-01-01", date(2024, 1, 1))],
+    ids=str,
+)
+def test_what_is_assigned_late_is_a_change_though_it_be_the_same_as_json(
+    before: Any, late: Any, flagged: bool
+) -> None:
+    session = MANAGER.open(None)
+    session["a"] = before
+    MANAGER.close(session)
+    # As an application may, and as the adapters for Flask and Quart leave it.
+    session.modified = flagged
+    session["a"] = late
+    with pytest.raises(ResponseAlreadyStarted):
+        MANAGER.check_late_change(session)
 
 
 def as_json(content: dict[Any, Any]) -> Any:

@@ -59,8 +59,6 @@ class FlaskSession(Session, SessionMixin):
     rehearsed = False
     # The session of a middleware around us, of which this is a copy.
     outer: Session | None = None
-    # What signs its cookie, as configured when the request began.
-    signing: Keys | None = None
 
     @property
     def new(self) -> bool:  # type: ignore[override]
@@ -242,7 +240,6 @@ class FlaskSessions(ConfiguredCookie):
             return self._copy(request, outer)
         presented = site.recognizer(manager, keys).recognize_environ(environ)
         session = manager.attach(FlaskSession(), presented, _client(manager, request))
-        session.signing = keys
         if rehearsed:
             session.rehearsed = True
         else:
@@ -318,7 +315,7 @@ class FlaskSessions(ConfiguredCookie):
         """Set or delete the cookie; the Set-Cookie that does it."""
         if closing.cookie is CookieDue.NOTHING:
             return None
-        keys = session.signing
+        keys = self.keys(app, self._site(app).keys)
         if keys is None:
             return None
         name = self.get_cookie_name(app)

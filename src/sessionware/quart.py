@@ -117,7 +117,6 @@ class QuartSessions(FlaskSessions):
             client = client_of(request.remote_addr, request.headers.get("User-Agent"))
         presented = site.recognizer(manager, keys).recognize(scope["headers"])
         session = manager.attach(FlaskSession(), presented, client)
-        session.signing = keys
         await manager.aensure_loaded(session)
         if isinstance(getattr(request, "session", None), FlaskSession):
             session.rehearsed = True

@@ -52,7 +52,7 @@ class SteppedRunner:
             await turn()
             if isinstance(wanted, Call):
                 try:
-                    answer = getattr(self._store, wanted.method)(*wanted.args)
+                    answer = wanted.to(self._store)
                 except Exception as raised:
                     error = raised
                 await turn()

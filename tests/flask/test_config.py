@@ -250,6 +250,21 @@ def test_it_works_wherever_the_interface_is_put(
     manager_for(app).shutdown()
 
 
+@pytest.mark.parametrize(
+    "key", [{"SESSION_COOKIE_NAME": "other"}, {"SECRET_KEY": NEWER}], ids=["name", "secret"]
+)
+def test_a_cookie_is_signed_as_configured_when_it_is_set(
+    visitor: Visitor, key: dict[str, str]
+) -> None:
+    def view(session: Any) -> str:
+        session["a"] = 1
+        flask.current_app.config.update(key)
+        return "ok"
+
+    visitor.visit(view)
+    assert visitor.content() == {"a": 1}
+
+
 def test_a_subclass_says_of_each_request_how_its_cookie_is_made(
     make_app: Callable[..., flask.Flask],
 ) -> None:

@@ -184,9 +184,9 @@ def crash_before_stamping(put: Patch) -> None:
     """No bug: the process dies between its commit and the stamps."""
     let_go = StampFile.let_go_each
 
-    def dying(self: StampFile, hold: Hold, changed: Any) -> None:
+    def dying(self: StampFile, hold: Hold, numbers: Any) -> None:
         _die_if_wanted()
-        let_go(self, hold, changed)
+        let_go(self, hold, numbers)
 
     put(StampFile, "let_go_each", dying)
 

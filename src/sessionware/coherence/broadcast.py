@@ -249,7 +249,7 @@ def _converse(service: _Service) -> None:
     next_beat = said = 0.0
     while not service.stop.is_set():
         if line.waiting:
-            # More may come within a moment.
+            # Where much changes, more comes meanwhile.
             time.sleep(max(0.0, said + GATHER_SECONDS - time.monotonic()))
             _say_what_waits(service)
             said = time.monotonic()
