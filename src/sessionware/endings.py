@@ -215,8 +215,7 @@ class Endings:
         assigned since.
         """
         try:
-            assigned = session.asking or session.written
-            if not (rich or assigned or self._rows.codec.custom):
+            if not (rich or session.asking or self._rows.codec.custom):
                 return encodes_to(session, payload)
             return self._rows.encode(session) == (payload, rich)
         except Exception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from . import clock
 from .cache import Entry
@@ -25,8 +25,6 @@ from .stores.protocol import RETIRED, Found, Row
 from .tokens import Tokens
 from .tracking import UNLOADED, unattached
 
-# ``dict`` and its method are two lookups in each request.
-_setitem: Final = dict.__setitem__
 AnySession = TypeVar("AnySession", bound=Session)
 
 
@@ -124,7 +122,7 @@ class Loading:
             state = SessionState(manager, client, presented.id, entry.row, known)
             session.attach(state)
             if folded:
-                _setitem(session, UNLOADED, None)
+                dict.__setitem__(session, UNLOADED, None)
                 return session
             self.unfold(session, state)
         else:

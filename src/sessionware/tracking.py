@@ -329,7 +329,8 @@ class Tracked(dict[Any, Any]):
     # What writes. Same verdicts as Starlette's Session: only what changes something modifies.
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if self.unready or not (self.modified and self.accessed):
+        # Who sets ``modified`` himself has not asked for anything yet.
+        if self.unready or not (self.asking and self.modified and self.accessed):
             self.mark_modified()
         before = self.before
         if key not in before:

@@ -150,8 +150,8 @@ class Mapped:
         numbers: Iterable[int],
         before: bytes | None = None,
     ) -> None:
-        """Give the slots of these hashes (None: all, of which the first number is) their new
-        numbers, the others their old one.
+        """Give the slot of each of these hashes its new number (None: all slots the first one), and
+        the others their old one.
         """
         if hashes is None:
             self.slots[:] = array("Q", [next(iter(numbers))]) * SLOTS

@@ -181,7 +181,13 @@ class CachedStore(KeyedStore):
         """
         ticket = self.channel.ticket()
         if ticket is None:
-            return (yield from self._telling(method, args, hashes))
+            return self._telling(method, args, hashes)
+        return self._stamping(ticket, method, args, hashes)
+
+    def _stamping(
+        self, ticket: int, method: str, args: tuple[Any, ...], hashes: tuple[bytes, ...]
+    ) -> Flow[tuple[Any, int | None]]:
+        """As ``_changing``, where the store itself moves the slots."""
         answer = yield Call(method, args, ticket)
         self._heard(hashes)
         return answer, ticket
@@ -236,13 +242,7 @@ class CachedStore(KeyedStore):
         hit: bool = False
         mark: int | None = None
         try:
-            # As ``_changing``, without a flow more for each save.
-            mark = self.channel.ticket()
-            if mark is None:
-                hit, mark = yield from self._telling("replace", (old, new, now), (sid_hash,))
-            else:
-                hit = yield Call("replace", (old, new, now), mark)
-                self._heard((sid_hash,))
+            hit, mark = yield from self._changing("replace", (old, new, now), sid_hash)
         finally:
             if hit:
                 self.cache.settle(sid_hash, token, _kept(old, new, sid_hash), mark)
