@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sessionware import (
     ResponseAlreadyStarted,
@@ -197,8 +197,9 @@ def test_a_websocket_has_it_at_the_handshake_and_later(sqlite_url: str) -> None:
     with TestClient(app) as client:
         client.get("/write")
         client.get("/read")
-        with client.websocket_connect("/ws"):
-            pass
+        with client.websocket_connect("/ws") as connection, pytest.raises(WebSocketDisconnect):
+            # Whoever leaves before the close cancels the save.
+            connection.receive_text()
         assert client.get("/read").json()["cart"] == ["tea", {"n": 2}, "more"]
     assert seen == [True, CONTENT]
     manager.shutdown()
