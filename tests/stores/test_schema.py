@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, event, inspect, text
 
 from sessionware import ConfigurationError, SessionManager
 from sessionware.stores.sql import SQLStore
@@ -103,6 +103,42 @@ def test_only_what_a_touch_leaves_alone_is_indexed(
     assert there.get_pk_constraint(table_name)["constrained_columns"] == ["id"]
     retired_key = there.get_pk_constraint(f"{table_name}_retired")
     assert retired_key["constrained_columns"] == ["sid_hash"]
+
+
+@drivers("sqlite", "psycopg")
+def test_what_looks_for_a_user_finds_it_by_the_index_that_leaves_out_visitors(
+    open_store: Callable[..., SQLStore], engine: Engine, table_name: str
+) -> None:
+    store = open_store(engine, table_name=table_name)
+    store.prepare()
+    put(store, user_id="alice")
+    asked: list[tuple[str, Any]] = []
+
+    def note(_1: Any, _2: Any, statement: str, parameters: Any, *_3: Any) -> None:
+        if statement.startswith("SELECT") and "user_id =" in statement:
+            asked.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    store.user_rows("alice", NOW)
+    store.remove_user("alice")
+    event.remove(engine, "before_cursor_execute", note)
+
+    assert len(asked) >= 2
+    sqlite = engine.dialect.name == "sqlite"
+    with engine.connect() as connection:
+        if not sqlite:
+            connection.exec_driver_sql("SET enable_seqscan = off")
+        for statement, parameters in asked:
+            explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
+            plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+            assert f"{table_name}_user_id_idx" in str(plan)
+        (options,) = (
+            each.get("dialect_options", {})
+            for each in inspect(connection).get_indexes(table_name)
+            if each["column_names"] == ["user_id"]
+        )
+    (where,) = (value for name, value in options.items() if name.endswith("where"))
+    assert "user_id IS NOT NULL" in str(where)
 
 
 @drivers("psycopg")

@@ -68,7 +68,10 @@ class Schema:
             **_MYSQL,
             **_MARIADB,
         )
-        Index(f"{name}_user_id_idx", self.sessions.c.user_id)
+        user_id = self.sessions.c.user_id
+        # Most sessions are nobody's: theirs need no entry, where the database can leave it out.
+        known = user_id.is_not(None)
+        Index(f"{name}_user_id_idx", user_id, sqlite_where=known, postgresql_where=known)
         Index(f"{name}_purge_after_idx", self.sessions.c.purge_after)
         self.retired = Table(
             f"{name}_retired",
