@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from ast import literal_eval
+import pickle
 from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from sessionware import Session
 from sessionware.codecs import CustomCodec
+from sessionware.comparing import Exactly, the_same
 from sessionware.merging import Delta, diff
 from sessionware.plans import NOTHING, Update
 from sessionware.records import RecordFormat
@@ -22,13 +26,25 @@ from tests.byhand import NOON, deleting, row_maker, storing
 from tests.one_request import MAKER, Act, Case
 
 VALUES = st.recursive(
-    st.sampled_from([0, 1, 2, 10, True, 1.0, None, "a", "b", (1,), b"b"]),
+    st.sampled_from([0, 1, 2, 10, True, 1.0, 0.0, -0.0, None, "a", "b", (1,), b"b"]),
     lambda inner: (
         st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("xy"), inner, max_size=2)
     ),
     max_leaves=3,
 )
 CONTENTS = st.dictionaries(st.sampled_from("abc"), VALUES, min_size=1, max_size=3)
+
+
+ONE_HOUR_EAST = timezone(timedelta(hours=1))
+
+
+class Awkward:
+    """Like an array: can't say whether it is equal."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Restless:
@@ -39,10 +55,10 @@ class Restless:
 
     def dumps(self, data: dict[Any, Any], /) -> bytes:
         self._count += 1
-        return repr((self._count, data)).encode()
+        return pickle.dumps((self._count, data))
 
     def loads(self, payload: bytes, /) -> dict[Any, Any]:
-        data: dict[Any, Any] = literal_eval(payload.decode())[1]
+        data: dict[Any, Any] = pickle.loads(payload)[1]
         return data
 
 
@@ -93,6 +109,33 @@ def test_what_a_request_left_as_it_was_is_not_written(make: Callable[[], RowMake
     assert Case(row, maker=maker).ends(storing(c=[3])).plan == Update()
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, True),
+        (0.0, -0.0),
+        ([1], [True]),
+        ([1], (1,)),
+        ({1}, {True}),
+        ({1: "a"}, {True: "a"}),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ([date(2026, 1, 1), 1], [date(2026, 1, 1), True]),
+        (Decimal("1.0"), Decimal("1.00")),
+        (datetime(2026, 1, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 2, tzinfo=ONE_HOUR_EAST)),
+    ],
+    ids=repr,
+)
+def test_what_is_equal_is_not_always_the_same(one: Any, other: Any) -> None:
+    assert not the_same(one, other)
+    assert Exactly(one) != Exactly(other)
+    assert the_same(one, copy.deepcopy(one))
+    assert Exactly(one) == Exactly(copy.deepcopy(one))
+
+
+def test_what_can_not_be_compared_is_not_the_same() -> None:
+    assert not the_same([Awkward()], [Awkward()])
+
+
 LATE: dict[str, tuple[Act, bool]] = {
     "nothing": (len, True),
     "the same value assigned": (storing(n=1), True),
@@ -106,7 +149,9 @@ LATE: dict[str, tuple[Act, bool]] = {
 
 
 @pytest.mark.parametrize("make", [row_maker, restless])
-@pytest.mark.parametrize("more", [{"a": 1}, {"a": (1,)}], ids=["plain", "rich"])
+@pytest.mark.parametrize(
+    "more", [{"a": 1}, {"a": (1,)}, {"a": date(2026, 1, 1)}], ids=["plain", "rich", "a date"]
+)
 @pytest.mark.parametrize(("late", "holds"), LATE.values(), ids=LATE)
 def test_after_a_write_only_what_changes_the_session_is_a_late_change(
     make: Callable[[], RowMaker], more: dict[str, Any], late: Act, holds: bool

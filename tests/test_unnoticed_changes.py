@@ -33,7 +33,12 @@ from tests.apps import Managers
 MANAGER = Managers()(store="sqlite://", coherence="bounded")
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(0, 2), st.just(1.0), st.sampled_from(["", "a", "1"])
+    st.none(),
+    st.booleans(),
+    st.integers(0, 2),
+    st.just(1.0),
+    st.sampled_from(["", "a", "1"]),
+    st.sampled_from([date(2024, 1, 1), (1,), b"a"]),
 )
 VALUES = st.recursive(
     SCALARS,

@@ -36,7 +36,7 @@ _BUFFER_BYTES: Final = 4096
 
 # Each level takes up to five Python frames, of the 1,000 that are shared with the application.
 _DEEPEST: Final = 64
-_SIXTY_BITS: Final = (1 << 60) - 1
+SIXTY_BITS: Final = (1 << 60) - 1
 UNTOLD: Final = -1
 """In place of a snapshot that nobody has made yet: it follows from the payload."""
 ABSENT: Final[Any] = object()
@@ -95,7 +95,7 @@ def snapshot(content: dict[Any, Any]) -> int | None:
     try:
         # Version 2 has no references, which would tell equal values apart by their identity. The
         # items, because a copy of a dict subclass is made by its own methods.
-        return hash(dumps(tuple(dict.items(content)), 2)) & _SIXTY_BITS
+        return hash(dumps(tuple(dict.items(content)), 2)) & SIXTY_BITS
     except ValueError:
         return None
 

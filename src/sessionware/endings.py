@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
 from .chance import eight_bytes
-from .codecs import UNTOLD, encodes_to, snapshot
+from .codecs import SIXTY_BITS, UNTOLD, encodes_to, snapshot
+from .comparing import the_same
 from .errors import SerializationError, SessionTooLarge
 from .lifetimes import DEFAULT_EXPIRY, as_expiry
 from .merging import Delta, diff, merge
@@ -134,7 +136,8 @@ class Endings:
                 and not cleared
                 and self._switched(state, before, after)
             ):
-                drop_unwritten(session)
+                named = (key for key in self.user_key if dict.get(session, key) is not None)
+                drop_unwritten(session, next(named))
                 content, cleared = self.content(state, session), True
         decided = plan(
             Ending(
@@ -181,12 +184,23 @@ class Endings:
                 return True
             if not same and loaded == UNTOLD:
                 return False
-        return self._loaded(state) == snapshot(session)
+        found = self._loaded(state)
+        return found is not None and found == self.number(session)
+
+    def number(self, content: dict[Any, Any]) -> int | None:
+        """The snapshot of content, for what ``snapshot`` knows nothing of by what is stored of it;
+        None for what a serializer of the application's stores, and for what can't be stored.
+        """
+        found = snapshot(content)
+        if found is None and not self.custom:
+            with suppress(SerializationError):
+                found = hash(self._rows.codec.encode(content)) & SIXTY_BITS
+        return found
 
     def _loaded(self, state: SessionState) -> int | None:
         """The snapshot of what was loaded, which is made where it is needed for the first time."""
         if state.loaded == UNTOLD:
-            found = snapshot(self._rows.codec.decode(state.payload, state.rich))
+            found = self.number(self._rows.codec.decode(state.payload, state.rich))
             state.loaded = found
             if state.row is not None:
                 state.manager.remember(state.row, found)
@@ -208,16 +222,21 @@ class Endings:
                     return False
         if state.sent == UNTOLD:
             state.sent = self._loaded(state)
-        return self.snapshot(session) == state.sent
+        return state.sent is None or self.snapshot(session) == state.sent
 
     def _encodes_to(self, session: Session, payload: bytes, rich: bool) -> bool:
         """Whether the session would be stored as these bytes; as JSON alone, where nothing was
         assigned since.
         """
         try:
-            if not (rich or session.asking or self._rows.codec.custom):
+            if not (rich or session.asking or self.custom):
                 return encodes_to(session, payload)
-            return self._rows.encode(session) == (payload, rich)
+            if self._rows.encode(session) == (payload, rich):
+                return True
+            # A serializer may write the same in other bytes each time.
+            return self.custom and the_same(
+                dict(dict.items(session)), self._rows.codec.decode(payload, rich)
+            )
         except Exception:
             return False
 
@@ -233,7 +252,7 @@ class Endings:
         """What the session holds now, to be compared with what it holds later; None if it can't be
         stored.
         """
-        found = snapshot(session)
+        found = self.number(session)
         if found is not None:
             return found
         try:
@@ -365,7 +384,10 @@ def _by_key(payload: bytes) -> dict[str, Any]:
     return parts
 
 
-def drop_unwritten(session: Session) -> None:
-    """Leave only what this request wrote: the rest is another user's."""
-    for key in [key for key in dict.keys(session) if key not in session.written]:
+def drop_unwritten(session: Session, user_key: str | None = None) -> None:
+    """Leave only what this request wrote, and the key that names the user, who may be another one
+    by a change inside its value: the rest is another user's.
+    """
+    kept = session.written | {user_key}
+    for key in [key for key in dict.keys(session) if key not in kept]:
         dict.__delitem__(session, key)

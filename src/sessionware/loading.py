@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from . import clock
 from .cache import Entry
-from .codecs import UNTOLD, Codec, encodes_to, from_json, snapshot
+from .codecs import UNTOLD, Codec, encodes_to, from_json
 from .cookies import CookieReader, Kind, Presented, Recognizer, identify
 from .endings import Endings
 from .errors import CorruptRecord, StoreUnavailable
@@ -172,7 +172,7 @@ class Loading:
             with suppress(Exception):
                 if encodes_to(content, state.payload):
                     return UNTOLD
-        return snapshot(content)
+        return self.endings.number(content)
 
     def _known(self, entry: Entry) -> int | None:
         """The snapshot of a cached record, if it need not be checked. What a serializer of the

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 from .codecs import Codec
+from .comparing import Exactly
 from .errors import CorruptRecord, SessionTooLarge
 from .lifetimes import DEFAULT_EXPIRY, Lifetimes
 from .merging import Delta, diff, merge
@@ -296,7 +297,7 @@ class RowMaker:
         """What is equal for two values that are stored alike. A custom serializer may write the
         same value in other bytes each time.
         """
-        return value if self.codec.custom else self.codec.fingerprint(value)
+        return Exactly(value) if self.codec.custom else self.codec.fingerprint(value)
 
     def encode(self, content: dict[Any, Any]) -> tuple[bytes, bool]:
         """Content as it is stored. Raises ``SessionTooLarge`` and ``SerializationError``."""

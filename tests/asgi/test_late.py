@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from starlette.background import BackgroundTask
@@ -116,6 +117,17 @@ async def test_what_changes_nothing_late_is_no_error(
     before = row()
     answer = await stored.serve(place(lambda s: act(s) and None))
     assert (answer.status, row()) == (200, before)
+
+
+@pytest.mark.parametrize("since", [date(2026, 1, 1), UUID(int=1)], ids=repr)
+@PLACES
+async def test_late_reads_and_changes_are_told_apart_whatever_is_stored(
+    stored: Visitor, place: Callable[[Act], Handler], since: Any
+) -> None:
+    await stored.visit(lambda session: session.update(since=since))
+    await stored.serve(place(lambda session: session["b"] and None))
+    with pytest.raises(ResponseAlreadyStarted):
+        await stored.serve(place(lambda session: session["b"].append(3)))
 
 
 async def test_changes_before_and_after_the_start_are_told_apart(stored: Visitor) -> None:

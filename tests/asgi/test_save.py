@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import date
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -94,6 +97,19 @@ async def test_a_change_is_saved_with_one_update_and_no_cookie(
     assert executed == ["SELECT", "UPDATE"]
     assert answer.set_cookies == []
     assert await stored.content() == content
+
+
+@pytest.mark.parametrize("since", [1, (1,), date(2026, 1, 1), UUID(int=1), Decimal(1)], ids=repr)
+async def test_a_nested_change_is_saved_right_after_a_save_whatever_else_is_stored(
+    browser: Visitor, since: Any
+) -> None:
+    def append(session: Session) -> None:
+        session.setdefault("since", since)
+        session.setdefault("b", []).append(1)
+
+    for _ in range(4):
+        await browser.visit(append)
+    assert len((await browser.visit(lambda s: s["b"])).json()) == 4
 
 
 @pytest.mark.parametrize(
