@@ -47,6 +47,16 @@ def test_an_increment_counts_on_from_what_this_request_wrote(visitor: Visitor) -
     assert visitor.content()["n"] == 11
 
 
+def test_what_this_request_deleted_and_has_not_saved_is_not_there_any_more(
+    visitor: Visitor,
+) -> None:
+    session = visitor.open()
+    del session["a"], session["n"]
+    assert (session.take("a", None), session.incr("n")) == (None, 1)
+    visitor.close(session)
+    assert visitor.content() == {"n": 1}
+
+
 def test_other_unsaved_changes_outlive_a_take(visitor: Visitor) -> None:
     session = visitor.open()
     session["b"] = [1]

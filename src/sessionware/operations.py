@@ -61,6 +61,7 @@ class Operations:
         if isinstance(decided.plan, Nothing):
             if not state.savable and dict.__len__(session):
                 raise SessionGone("this request came with an ID that was rotated away")
+            session.forget_intents()
             return None
         if state.started and takes_cookie(decided.plan):
             raise ResponseAlreadyStarted(
@@ -110,7 +111,7 @@ class Operations:
 
     def _edit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
         state = self._editable(session, key)
-        if _is_unsaved(state, session, key):
+        if self._is_unsaved(state, session, key):
             return _edit_unstored(session, key, edit)
         work = state.fork()
         verdict = self.run(self.committer.write(work, _edit_change(state, edit)))
@@ -118,7 +119,7 @@ class Operations:
 
     async def _aedit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
         state = self._editable(session, key)
-        if _is_unsaved(state, session, key):
+        if self._is_unsaved(state, session, key):
             return _edit_unstored(session, key, edit)
         work = state.fork()
         verdict = await self.arun(self.committer.write(work, _edit_change(state, edit)))
@@ -128,6 +129,16 @@ class Operations:
         if key in self.endings.user_key:
             raise ValueError("who is logged in changes with a rotation: assign or delete the key")
         return self._usable(session)
+
+    def _is_unsaved(self, state: SessionState, session: Session, key: Any) -> bool:
+        """Whether the value, or that there is none, is this request's own until it is saved: nobody
+        else can see it.
+        """
+        if state.row is None or session.asked.cleared or key in session.written:
+            return True
+        if key is _RAISE or dict.__contains__(session, key):
+            return False
+        return key in self.codec.decode(state.payload, state.rich)
 
     def _edited(
         self, session: Session, key: Any, work: SessionState, verdict: Verdict, gone: Any
@@ -182,11 +193,6 @@ def _already(answer: T) -> Flow[T]:
     """A flow that asks for nothing."""
     return answer
     yield
-
-
-def _is_unsaved(state: SessionState, session: Session, key: Any) -> bool:
-    """Whether the value is this request's own until it is saved: nobody else can see it."""
-    return state.row is None or session.asked.cleared or key in session.written
 
 
 def _as_it_is(content: dict[Any, Any]) -> tuple[bool, Any]:

@@ -180,6 +180,28 @@ async def test_a_nested_change_is_not_enough_to_take_a_key_along_to_another_user
     assert await alice.content() == {"user_id": "bob"}
 
 
+async def test_who_is_logged_in_by_a_change_inside_a_value_stays_logged_in(
+    make_site: Callable[..., Site],
+) -> None:
+    browser = make_site(user_key=("who", "user")).browser()
+    await browser.visit(lambda session: session.update(user={"id": 1}, note="first's"))
+    await browser.visit(lambda session: session["user"].update(id=2))
+    assert await browser.content() == {"user": {"id": 2}}
+    assert row().user_id is not None
+
+
+async def test_what_a_save_found_unchanged_does_not_go_along_to_the_next_user(
+    alice: Visitor,
+) -> None:
+    async def act(session: Session) -> None:
+        session["note"] = "mine"
+        await session.asave()
+        session.update(user_id="bob")
+
+    await alice.visit(act)
+    assert await alice.content() == {"user_id": "bob"}
+
+
 async def test_what_came_meanwhile_does_not_pass_to_the_next_user(
     site: Site, alice: Visitor
 ) -> None:
