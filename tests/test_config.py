@@ -247,6 +247,12 @@ def test_a_wrong_value_is_refused_with_its_one_code_and_the_fix(
             "absolute_timeout",
             "1800 3600",
         ),
+        (
+            {"max_sessions_per_user": 2, "user_key": None},
+            "SW042",
+            "max_sessions_per_user",
+            "user_key",
+        ),
         ({"session_cookie": "__Host-s", "path": "/app"}, "SW009", "session_cookie", 'path="/"'),
         ({"session_cookie": "__Host-Http-s", "path": "/a"}, "SW009", "session_cookie", 'path="/"'),
         ({"session_cookie": "__Host-s", "domain": "a.com"}, "SW009", "session_cookie", "domain"),

@@ -274,6 +274,10 @@ def _check_combinations(report: Report, settings: Settings) -> None:
     if idle is not None and ttl > idle:
         message = f"{ttl:g} seconds is more than idle_timeout, {idle:g} seconds."
         report.warn("SW015", "cache_ttl", message, "make cache_ttl shorter than idle_timeout.")
+    if settings.max_sessions_per_user is not None and not settings.user_key:
+        message = "without a user_key no session is anybody's, and nobody ever reaches the limit."
+        fix = "set user_key to the key that names the user, or max_sessions_per_user=None."
+        report.refuse("SW042", "max_sessions_per_user", message, fix)
     if settings.coherence == "bounded" and ttl > 0 and settings.cache_max_bytes > 0:
         message = f"a logout may take up to {ttl:g} seconds on other workers."
         report.warn("SW017", "coherence", message, 'use "validate", or a shorter cache_ttl.')
