@@ -83,6 +83,15 @@ class FlaskSession(Session, SessionMixin):
 class NoFlaskSession(NoSession, SessionMixin):
     """``flask.session`` on a path that is listed under ``exclude``."""
 
+    @property
+    def permanent(self) -> bool:
+        """False. ``session.permanent = True`` before each request stores nothing here either."""
+        return False
+
+    @permanent.setter
+    def permanent(self, value: bool) -> None:
+        """There is nothing to keep."""
+
 
 def tell_caches(headers: Headers, set_cookie: str | None, name: str) -> None:
     """Do in place what ``with_session_wsgi`` does, to headers that have the ``Set-Cookie``."""
@@ -276,7 +285,11 @@ class FlaskSessions(ConfiguredCookie):
             if session.rehearsed:
                 raise
             self._replace(app, response, error)
-            return
+            closing = Closing(CookieDue.NOTHING, vary=True)
+            if not isinstance(error, StoreUnavailable):
+                # The application's answer may have put right what could not be stored.
+                with suppress(SessionError):
+                    closing = self._finished(app, manager, session, response.status_code)
         set_cookie = self._set_cookie(app, session, response, closing)
         if set_cookie is not None and has_request_context():
             manager.note_scheme(current_request.scheme)

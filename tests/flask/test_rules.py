@@ -173,6 +173,8 @@ def test_an_excluded_path_has_no_session(make_visitor: Callable[..., Visitor]) -
         answer = visitor.visit(dict, path="/assets/x")
     assert (answer.json, answer.headers.get("Vary"), seen) == ({}, None, [])
     assert not visitor.visit(lambda session: session.permanent, path="/assets").json
+    lasting = visitor.visit(lambda session: setattr(session, "permanent", True), path="/assets")
+    assert lasting.status_code == 200
     assert visitor.visit(storing(a=2), path="/assets").status_code == 500
     assert visitor.content() == {"a": 1}
 

@@ -308,6 +308,22 @@ def test_an_error_at_the_save_is_the_applications_to_handle(
     assert visitor.content() == {"a": 1}
 
 
+def test_what_the_answer_to_such_an_error_puts_right_is_stored(
+    make_visitor: Callable[..., Visitor],
+) -> None:
+    visitor = make_visitor()
+
+    @visitor.app.errorhandler(SessionTooLarge)
+    def too_large(error: SessionTooLarge) -> Any:
+        flask.session.pop("a")
+        flask.session["note"] = "too large"
+        return "put right"
+
+    answer = visitor.visit(storing(a="x" * 100_000))
+    assert (answer.text, answer.headers["Vary"]) == ("put right", "Cookie")
+    assert visitor.content() == {"note": "too large"}
+
+
 def test_blueprints_and_hooks_share_the_session(visitor: Visitor) -> None:
     blueprint = flask.Blueprint("shop", __name__, url_prefix="/shop")
 
