@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -223,6 +224,26 @@ def test_a_wall_clock_that_is_set_back_keeps_no_writer_waiting(
     hold = one.try_hold((A,))
     assert isinstance(hold, Hold)
     one.let_go(hold, 2)
+
+
+def test_where_nobody_looks_when_asked_to_nothing_is_trusted_for_long(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamps_module, "AHEAD_SECONDS", LOOK * 0.6)
+    seconds = 100.0
+    monkeypatch.setattr(stamps_module, "time", SimpleNamespace(monotonic=lambda: seconds))
+    database.touch()
+    file = StampFile(str(database))
+    file.wanted = True
+    asked: list[float] = []
+    file.ahead = lambda: asked.append(seconds)
+    file.look(lambda: True)
+    mark = file.mark(A)
+    assert (file.trusts(A, mark), asked) == (True, [])
+    seconds += LOOK * 0.8
+    assert (file.trusts(A, mark), asked) == (True, [seconds])
+    seconds += LOOK
+    assert (file.trusts(A, mark), len(asked)) == (False, 1)
 
 
 def test_slots_that_a_whole_write_did_not_change_keep_their_numbers(database: Path) -> None:

@@ -81,11 +81,11 @@ class StampFile:
         if mapped is None or mapped.slots[sid_hash[0] << 8 | sid_hash[1]] != mark:
             return False
         now = time.monotonic()
-        return now < self._calm_until or (now < self._until and self._look_ahead())
+        return now < self._until and (now < self._calm_until or self._look_ahead())
 
     def _look_ahead(self) -> bool:
         """Have somebody look while the last look still counts, so that no reader ever waits."""
-        # Asked for once; who looks says when it is due again.
+        # Asked for once; who looks says when it is due again. If nobody does, nothing is trusted.
         self._calm_until = _FOREVER
         self.ahead()
         return True
