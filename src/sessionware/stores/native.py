@@ -46,7 +46,12 @@ class AsyncpgNative:
 
         self._driver = driver
         self._dialect = dialect
-        self._errors = (asyncpg.PostgresError, asyncpg.InterfaceError)
+        # The last: of a connection that the server has ended, and that is not closed yet.
+        self._errors = (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        )
 
     async def run_method(
         self, steps: Steps, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
