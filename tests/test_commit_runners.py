@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sessionware import StoreUnavailable
 from sessionware.batches import ALONE, PATIENCE
 from sessionware.flows import Call, Flow
 from sessionware.runners import LoopRunner, ThreadRunner
@@ -134,9 +135,9 @@ def test_where_no_thread_can_be_started_all_who_wait_are_told_and_nothing_is_don
     with monkeypatch.context() as scarce:
         scarce.setattr(threading.Thread, "start", refuse)
         outcomes = asyncio.run(run())
-        with pytest.raises(RuntimeError, match="can't start"):
+        with pytest.raises(StoreUnavailable, match="no thread"):
             threads.commit(saving("thread"))
-    assert [type(each) for each in outcomes] == [RuntimeError, RuntimeError]
+    assert [type(each) for each in outcomes] == [StoreUnavailable, StoreUnavailable]
     assert threads.commit(saving("later"))
     assert threads._store.saved == ["later"]
 
@@ -159,7 +160,7 @@ def test_who_has_to_go_alone_and_finds_no_thread_is_told_and_harms_nobody(
         )
 
     outcomes = asyncio.run(run())
-    assert [type(each) for each in outcomes] == [RuntimeError, bool, bool]
+    assert [type(each) for each in outcomes] == [StoreUnavailable, bool, bool]
     monkeypatch.undo()
     assert threads.commit(saving("later"))
 

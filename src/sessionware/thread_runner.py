@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -76,12 +77,15 @@ class ThreadRunner:
         return bool(getattr(self._store, "answers_at_once", False))
 
     def _post(self, work: _Work) -> None:
+        """Have a thread do it; raises ``StoreUnavailable`` if there is none and none can be had."""
         self._under_way.add(work)
         try:
             self._threads.post(partial(self._work, work))
-        except BaseException:
+        except BaseException as error:
             self._under_way.discard(work)
-            raise
+            if not isinstance(error, RuntimeError):
+                raise
+            raise StoreUnavailable("no thread can be started to ask the store") from error
 
     def _work(self, work: _Work) -> None:
         self._running.add(work)
@@ -109,7 +113,8 @@ class ThreadRunner:
             self._threads.close()
             self._flights, self._queue = Flights(), Queue(self._most)
             if hasattr(self._store, "renew"):
-                self._threads.submit(self._store.renew)
+                with suppress(RuntimeError):
+                    self._threads.submit(self._store.renew)
         return too_slow(self._timeout)
 
     def refuse_event_loop(self) -> None:
@@ -165,9 +170,19 @@ class ThreadRunner:
             # Whoever needs what fails will find out.
             self._prepared(flow)
 
-        self._post(work)
+        with suppress(StoreUnavailable):
+            self._post(work)
 
     # One load for all who wait for it.
+
+    def _launch(
+        self, flights: Flights, key: Hashable, flight: Flight, flow: Callable[[], Flow[Any]]
+    ) -> None:
+        try:
+            self._post(partial(self._fly, flights, key, flight, flow))
+        except BaseException as error:
+            # Else all who come later would wait for a load that nobody makes.
+            flights.land(key, flight, (None, error))
 
     def _fly(
         self, flights: Flights, key: Hashable, flight: Flight, flow: Callable[[], Flow[Any]]
@@ -185,7 +200,7 @@ class ThreadRunner:
             if launch and self._at_once:
                 self._fly(flights, key, flight, flow)()
             elif launch:
-                self._post(partial(self._fly, flights, key, flight, flow))
+                self._launch(flights, key, flight, flow)
             outcome = waiter.wait(deadline - time.monotonic())
             if current or outcome is None:
                 return self._result(outcome)  # type: ignore[no-any-return]
@@ -202,7 +217,7 @@ class ThreadRunner:
             waiter, flights = waiter_here(), self._flights
             flight, current, launch = flights.join(key, waiter)
             if launch:
-                self._post(partial(self._fly, flights, key, flight, flow))
+                self._launch(flights, key, flight, flow)
             outcome = await waiter.wait(left)
             if current or outcome is None:
                 return self._result(outcome)  # type: ignore[no-any-return]
