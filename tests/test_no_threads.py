@@ -1,4 +1,4 @@
-"""The system has no thread left for a moment: who needs one is refused, and nothing stays broken."""
+"""The system has no thread left for a moment: who needs one is refused, and nothing stays so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sessionware import SessionManager, StoreUnavailable
+from sessionware import MemoryStore, SessionManager, StoreUnavailable
+from sessionware.coherence.broadcast import Broadcast
 from sessionware.flows import Call, Flow
 from sessionware.runners import ThreadRunner
 from sessionware.waiting import ThreadWaiter
@@ -94,6 +95,40 @@ def test_what_nobody_waits_for_is_left_undone(
     runner: ThreadRunner, scarce: pytest.MonkeyPatch
 ) -> None:
     runner.background(loading())
+
+
+def test_no_request_fails_for_want_of_a_thread_that_purges_and_the_next_one_starts_it(
+    scarce: pytest.MonkeyPatch,
+) -> None:
+    manager = SessionManager(secret_key="x" * 40, store=MemoryStore())
+    Visitor(manager).visit(storing(a=1))
+    scarce.undo()
+    Visitor(manager).visit(storing(a=1))
+    thread = manager._purger._thread
+    assert thread is not None
+    assert thread.is_alive()
+    manager.shutdown()
+
+
+class Unreachable:
+    """A transport that gets no connection."""
+
+    def connect(self) -> None:
+        raise ConnectionError
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+def test_a_channel_that_gets_no_thread_is_unavailable_and_begins_later(
+    scarce: pytest.MonkeyPatch,
+) -> None:
+    channel = Broadcast(Unreachable)
+    with pytest.raises(StoreUnavailable, match="no thread"):
+        channel.mark(b"\0" * 32)
+    scarce.undo()
+    channel.mark(b"\0" * 32)
+    channel.close()
 
 
 def test_a_session_that_was_asked_for_then_is_loaded_afterwards(

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -111,10 +111,13 @@ class Purger:
         with self._lock:
             if self._thread is not None:
                 return
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._run, args=(self._stop,), name="sessionware-purge", daemon=True
             )
-            self._thread.start()
+            # The system may have none left: then the next use starts it.
+            with suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
 
     def _start_task(self) -> None:
         if self._task is not None and not self._task.done():

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from ..chance import chance
+from ..errors import StoreUnavailable
 from ..events import logger
 from ..flows import Call
 from .lease import LEASE_SECONDS
@@ -176,7 +177,10 @@ class Broadcast:
                     name="sessionware-channel",
                     daemon=True,
                 )
-                service.thread.start()
+                try:
+                    service.thread.start()
+                except RuntimeError as error:
+                    raise StoreUnavailable("no thread can be started for the channel") from error
                 # Dropped, or at the end of the process: what was changed last is still said.
                 self._ending = weakref.finalize(self, service.end)
                 self._service = service
