@@ -165,6 +165,39 @@ def test_who_has_to_go_alone_and_finds_no_thread_is_told_and_harms_nobody(
     assert threads.commit(saving("later"))
 
 
+class AtOnce(Store):
+    """A thread of the application's may lead, as with SQLite."""
+
+    answers_at_once = True
+
+
+def test_a_thread_that_finds_its_own_save_done_when_it_comes_to_lead_leads_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = ThreadRunner(AtOnce(), LONG, 2)
+    queue = runner._queue
+    appoint = queue.appoint
+
+    def overtaken() -> bool:
+        """It is descheduled here, for so long that another leads and takes all that waits."""
+        appointed = appoint()
+        waiting = queue._waiting[0]
+        assert queue.wants_leader(waiting)
+        runner._send_leader(queue)
+        while not (waiting.begun and queue.leaders == 1):
+            threading.Event().wait(0.001)
+        return appointed
+
+    with monkeypatch.context() as slow:
+        slow.setattr(queue, "appoint", overtaken)
+        assert runner.commit(saving("first"))
+    assert queue.leaders == 0
+    assert queue.is_idle
+    assert runner.commit(saving("second"))
+    assert runner._store.saved == ["first", "second"]
+    runner.close()
+
+
 def test_a_loop_that_ends_before_it_has_called_for_a_leader_delays_others_once(
     threads: ThreadRunner,
 ) -> None:

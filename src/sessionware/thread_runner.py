@@ -291,8 +291,12 @@ class ThreadRunner:
 
     def _lead_once(self, queue: Queue) -> None:
         """In the thread of one who waits, who is not kept for longer than a commit."""
+        jobs = queue.take()
+        if not jobs:
+            # Another leader was quicker, and this one leads no more.
+            return
         # What has failed shortly before the end of its time is not tried for as long again.
-        tell_all(self._carry_out(queue.take(), time.monotonic() + 0.75 * self._timeout))
+        tell_all(self._carry_out(jobs, time.monotonic() + 0.75 * self._timeout))
         if queue.resign():
             self._send_leader(queue)
 
