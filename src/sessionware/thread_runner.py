@@ -61,7 +61,6 @@ class ThreadRunner:
     def __init__(self, store: Any, timeout: float, threads: int) -> None:
         self._store = store
         self._timeout = timeout
-        self._most = threads
         self._threads = Threads(threads, "sessionware-store")
         self._under_way: set[_Work] = set()
         self._running: set[_Work] = set()
@@ -70,7 +69,9 @@ class ThreadRunner:
         self._ending = weakref.finalize(self, self._threads.close)
         self._flights = Flights()
         self._shares_commits = bool(getattr(store, "shares_commits", False))
-        self._queue = Queue(threads)
+        # One more than can write may wait its turn; the other threads are for those who read.
+        self._most_leaders = min(threads, getattr(store, "commits_at_once", threads) + 1)
+        self._queue = Queue(self._most_leaders)
 
     @property
     def _at_once(self) -> bool:
@@ -111,7 +112,7 @@ class ThreadRunner:
             self._last_sign = now
             self._crews += 1
             self._threads.close()
-            self._flights, self._queue = Flights(), Queue(self._most)
+            self._flights, self._queue = Flights(), Queue(self._most_leaders)
             if hasattr(self._store, "renew"):
                 with suppress(RuntimeError):
                     self._threads.submit(self._store.renew)

@@ -17,13 +17,16 @@ import anyio
 import pytest
 from sqlalchemy import Engine, create_engine, event
 
-from sessionware import SessionManager
+from sessionware import SessionManager, loop_runner, thread_runner
 from tests.apps import Managers
 from tests.byhand import storing
 from tests.faults.watch import TIMEOUT, recovered, refused, timed, unharmed
 from tests.interleaving import Client, Group, together
 
 pytestmark = pytest.mark.anyio
+
+CONNECTIONS = 8
+"""Of a store that is given as a URL."""
 
 HOLDER = """
 import sqlite3, sys
@@ -116,6 +119,28 @@ async def test_under_a_long_lock_writes_are_refused_in_time_and_reads_go_on(
     await anyio.to_thread.run_sync(lock.release)
     await recovered(client, storing(b=2))
     assert (await client.content()).items() >= {"n": 0, "b": 2}.items()
+
+
+async def test_who_reads_from_the_file_does_not_wait_behind_those_who_wait_for_a_lock(
+    manager: SessionManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for runner in (thread_runner, loop_runner):
+        monkeypatch.setattr(runner, "PATIENCE", 0.005)
+    readers = [await session(manager) for _ in range(3)]
+    writers = [await session(manager) for _ in range(2 * CONNECTIONS)]
+    lock = await anyio.to_thread.run_sync(Lock, tmp_path / "sessions.db")
+    async with Group() as group:
+        for writer in writers:
+            # Each after the patience of the one before, so that it asks for a leader of its own.
+            group.start_soon(refused, writer, storing(a=1))
+            await anyio.sleep(0.01)
+        manager.store.cache.clear()
+        for reader in readers:
+            answer, seconds = await timed(reader)
+            assert (answer.status, answer.json()) == (200, {"n": 0})
+            assert seconds < TIMEOUT / 3
+    await anyio.to_thread.run_sync(lock.release)
+    await recovered(writers[0], storing(b=2))
 
 
 class Disk:

@@ -69,6 +69,11 @@ class SQLBase:
         """Whether there are calls that ``group`` takes."""
         return bool(self._grouped)
 
+    @property
+    def commits_at_once(self) -> int:
+        """How many commits can be under way at once: all others would wait in a thread each."""
+        return 1 if self._url.get_backend_name() == "sqlite" else self._connections
+
     def takes(self, call: Call) -> bool:
         """Whether this call may share a commit with others; see ``group``."""
         return call.method in self._grouped
