@@ -11,12 +11,20 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sessionware import SessionManager
+from sessionware.flows import Call, Flow
+from sessionware.stores.protocol import Row
+from sessionware.testing.support import NOW, make_row
 from tests.apps import Managers
 from tests.byhand import login, storing
 from tests.databases import drivers, url_of
-from tests.interleaving import Act, Client
+from tests.interleaving import Act, Client, together
 
 pytestmark = pytest.mark.anyio
+
+CONNECTIONS = 8
+"""Of a store that is given as a URL, and about as many as an engine has by default."""
+PREPARED_AFTER = 6
+"""Executions of one statement by a connection, for psycopg."""
 
 FATAL = b"SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 ENDED = b"E" + (len(FATAL) + 4).to_bytes(4, "big") + FATAL
@@ -83,3 +91,56 @@ async def test_a_connection_that_was_ended_and_is_not_closed_yet_fails_no_reques
             connection._protocol.data_received(ENDED)
         assert (await client.visit(act)).status == 200
     assert await client.content() == {"a": 1, "b": 2, "user_id": "alice", "n": 1, "c": 3}
+
+
+def alter_table(url: str, table_name: str) -> None:
+    """As a migration does beside running workers: what was prepared gives other columns now."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for name, kind in (("version", "bigint"), ("ip", "varchar(99)")):
+            change = f"ALTER TABLE {table_name} ALTER COLUMN {name} TYPE {kind}"
+            connection.exec_driver_sql(change)
+    engine.dispose()
+
+
+@drivers("psycopg", "asyncpg")
+async def test_a_changed_column_fails_no_request_of_those_who_have_prepared_their_statements(
+    manager: SessionManager, postgres_url: str, table_name: str
+) -> None:
+    clients = [Client(manager) for _ in range(CONNECTIONS)]
+    await together(*(client.visit(login("alice")) for client in clients))
+    for number in range(PREPARED_AFTER):
+        manager.store.cache.clear()
+        await together(*(client.visit(storing(n=number)) for client in clients))
+
+    await anyio.to_thread.run_sync(alter_table, postgres_url, table_name)
+
+    manager.store.cache.clear()
+    answers = await together(*(client.visit(storing(a=1)) for client in clients))
+    answers += await together(*(client.visit(login("bob")) for client in clients))
+    assert [answer.status for answer in answers] == [200] * 2 * CONNECTIONS
+    manager.store.cache.clear()
+    assert [await client.content() for client in clients] == [{"user_id": "bob"}] * CONNECTIONS
+
+
+@drivers("psycopg", "asyncpg")
+async def test_what_was_prepared_for_a_transaction_is_prepared_anew_after_a_changed_column(
+    manager: SessionManager, postgres_url: str, table_name: str
+) -> None:
+    runner, new = manager.store.runner, make_row()
+
+    def inserting() -> Flow[Row]:
+        return new._replace(id=(yield Call("insert", (new,))))
+
+    row = await runner.arun(inserting())
+
+    def altering() -> Flow[Any]:
+        def decide(current: Row | None) -> tuple[None, Row | None]:
+            return None, current
+
+        return (yield Call("alter", (row, decide, NOW, NOW)))
+
+    for _ in range(PREPARED_AFTER):
+        assert await runner.arun(altering()) == row
+    await anyio.to_thread.run_sync(alter_table, postgres_url, table_name)
+    assert await runner.arun(altering()) == row

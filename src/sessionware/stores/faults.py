@@ -24,6 +24,8 @@ _CONTENTION_NUMBERS = {1205, 1213}
 # Failover: the server went read-only or is shutting down. The connection is of no more use.
 _STALE_STATES = {"25006", "57P01", "57P02", "57P03"}
 _STALE_NUMBERS = {1290, 1053, 1836}
+# Each connection of an application's pool finds out for itself.
+_MOST_OUTDATED = 16
 
 
 def sqlstate(error: DBAPIError) -> str | None:
@@ -39,8 +41,35 @@ def _number(error: DBAPIError) -> int | None:
 
 
 def connection_is_stale(error: DBAPIError) -> bool:
-    """Whether the connection answers, but no longer as the primary."""
-    return sqlstate(error) in _STALE_STATES or _number(error) in _STALE_NUMBERS
+    """Whether the connection answers, but no longer as the primary, or with outdated plans."""
+    outdated = _plan_is_outdated(error)
+    return outdated or sqlstate(error) in _STALE_STATES or _number(error) in _STALE_NUMBERS
+
+
+def _plan_is_outdated(error: DBAPIError) -> bool:
+    """Whether the statement, prepared before a column was altered, was not begun because of that.
+    psycopg would use it for as long as the connection lasts.
+    """
+    origin = error.orig
+    if type(origin).__name__ == "InvalidCachedStatementError":
+        return True
+    # As asyncpg tells it: the message may be in any language.
+    refused_by = getattr(getattr(origin, "diag", None), "source_function", None)
+    return sqlstate(error) == "0A000" and refused_by == "RevalidateCachedQuery"
+
+
+def repeats(error: Exception, reading: bool, whole: bool, lost: tuple[type[Exception], ...]) -> int:
+    """How often an operation that failed so is worth another try, on another connection.
+
+    ``reading`` says that it changes nothing, ``whole`` that what failed of it did nothing at all.
+    """
+    if isinstance(error, DBAPIError):
+        if _plan_is_outdated(error):
+            return _MOST_OUTDATED if reading or whole else 0
+        broke = error.connection_invalidated
+    else:
+        broke = isinstance(error, lost)
+    return 1 if reading and broke else 0
 
 
 def is_locked(error: Exception) -> bool:

@@ -22,7 +22,7 @@ from .base import Operable, SQLBase, held_by_others, refuse_one_connection
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
 from .executing import Executor, Through, goes_straight, run_script
-from .faults import broken, connection_is_stale, table_is_missing, translate
+from .faults import broken, connection_is_stale, repeats, table_is_missing, translate
 from .grouping import MOVES, after_failure, moved
 from .lending import Lender, Lent
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
@@ -261,18 +261,17 @@ class SQLStore(SQLBase):
         return run_script(bulk.together(calls), executor)
 
     def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
-        call = self._step if method in STEPS else self._through
-        if not reading:
-            return call(method, args, kwargs)
-        try:
-            return call(method, args, kwargs)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-        except self._broken:
-            pass
-        # We held connections of a server that has gone, and have let go of them all now.
-        return call(method, args, kwargs)
+        whole = method in STEPS
+        call = self._step if whole else self._through
+        tries = 0
+        while True:
+            try:
+                return call(method, args, kwargs)
+            except Exception as error:
+                if tries >= repeats(error, reading, whole, self._broken):
+                    raise
+            # Of a server that has gone, we have let go of all connections now.
+            tries += 1
 
     def _step(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         lender = self._straight()

@@ -24,7 +24,7 @@ from .base import Operable, SQLBase, held_by_others, refuse_one_connection
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
 from .executing import Through, run_script
-from .faults import broken, connection_is_stale, table_is_missing, translate
+from .faults import broken, connection_is_stale, repeats, table_is_missing, translate
 from .grouping import MOVES, after_failure, moved
 from .native import AiosqliteNative, AsyncpgNative
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
@@ -237,30 +237,27 @@ class AsyncSQLStore(SQLBase):
         )
 
     async def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
+        whole = method in STEPS
+
         async def straight(lent: AsyncpgNative | AiosqliteNative) -> Any:
             return await lent.run_method(self.steps, method, args, kwargs)
 
         def through(plain: Connection) -> Any:
-            if method in STEPS:
+            if whole:
                 return run_method(self.steps, method, args, kwargs, Through(plain))
             return self.on_connection(method, args, kwargs, plain)
 
-        async def call() -> Any:
-            if method in STEPS:
-                return await self._lent(straight, through)
-            return await self._connected(through)
-
-        if not reading:
-            return await call()
-        try:
-            return await call()
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-        except self._broken:
-            pass
-        # We held connections of a server that has gone, and have let go of them all now.
-        return await call()
+        tries = 0
+        while True:
+            try:
+                if whole:
+                    return await self._lent(straight, through)
+                return await self._connected(through)
+            except Exception as error:
+                if tries >= repeats(error, reading, whole, self._broken):
+                    raise
+            # Of a server that has gone, we have let go of all connections now.
+            tries += 1
 
     async def _lent(
         self,
