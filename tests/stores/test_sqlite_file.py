@@ -94,13 +94,14 @@ def lax_umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.mark.parametrize("address", ["{}", "file:{}?uri=true", "file:{}?mode=rwc&uri=true"])
 @pytest.mark.parametrize("drivername", ["sqlite", "sqlite+aiosqlite"])
 def test_the_sqlite_files_are_nobody_elses(
-    lax_umask: None, tmp_path: Path, drivername: str
+    lax_umask: None, tmp_path: Path, drivername: str, address: str
 ) -> None:
     folder = tmp_path / "data"
     folder.mkdir(mode=0o777)
-    url = f"{drivername}:///{folder / 'sessions.db'}"
+    url = f"{drivername}:///{address.format(folder / 'sessions.db')}"
     manager = SessionManager(secret_key="x" * 40, store=url, purge_interval=None)
 
     async def modes() -> dict[str, int]:
@@ -111,6 +112,16 @@ def test_the_sqlite_files_are_nobody_elses(
 
     names = ("sessions.db", "sessions.db-wal", "sessions.db-shm", "sessions.db-stamps")
     assert anyio.run(modes) == dict.fromkeys(names, 0o600)
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_no_file_is_made_where_the_url_says_that_it_has_to_be_there(
+    open_store: Callable[..., SQLStore], tmp_path: Path, mode: str
+) -> None:
+    store = open_store(f"sqlite:///file:{tmp_path / 'sessions.db'}?mode={mode}&uri=true")
+    with pytest.raises(StoreUnavailable):
+        store.prepare()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_was_there_keeps_its_mode(
@@ -156,11 +167,15 @@ def test_an_unknown_synchronous_level_is_refused(
         open_store(f"{sqlite_url}?synchronous={wrong}").prepare()
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+IN_MEMORY = ["", "/:memory:", "/file::memory:?uri=true", "/file::memory:?cache=shared&uri=true"]
+IN_MEMORY += ["/file:a?mode=memory&uri=true", "/file:b?mode=memory&cache=shared&uri=true"]
+
+
+@pytest.mark.parametrize("address", IN_MEMORY)
 def test_a_database_in_memory_is_one_for_all_threads_until_it_is_closed(
-    open_store: Callable[..., SQLStore], tmp_path: Path, url: str
+    open_store: Callable[..., SQLStore], tmp_path: Path, address: str
 ) -> None:
-    store = open_store(url)
+    store = open_store(f"sqlite://{address}")
     store.prepare()
 
     assert together(*[functools.partial(prepare_and_put, store)] * 8) == [True] * 8
@@ -172,10 +187,11 @@ def test_a_database_in_memory_is_one_for_all_threads_until_it_is_closed(
     assert store.count(NOW) == 0
 
 
+@pytest.mark.parametrize("address", IN_MEMORY)
 @pytest.mark.parametrize("drivername", ["sqlite", "sqlite+aiosqlite"])
-def test_a_closed_database_in_memory_can_be_used_again(drivername: str) -> None:
+def test_a_closed_database_in_memory_can_be_used_again(drivername: str, address: str) -> None:
     """Through its one thread, or its one connection, which are new ones then."""
-    store = CachedStore(open_any(f"{drivername}://"))
+    store = CachedStore(open_any(f"{drivername}://{address}"))
 
     async def use() -> None:
         for _ in range(5):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import stat
 import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Engine, StaticPool, create_engine, event, make_url
 
+from ..coherence.stampfile import file_of
 from ..errors import ConfigurationError, Finding, StoreUnavailable
 from ..events import logger
 
@@ -27,8 +29,8 @@ def is_async_url(url: URL) -> bool:
 
 
 def is_memory(url: URL) -> bool:
-    """Whether this is a SQLite database that lives in one connection."""
-    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+    """Whether this is a SQLite database that lives in one connection, however it is spelled."""
+    return url.get_backend_name() == "sqlite" and file_of(url.database, url.query) is None
 
 
 def make_engine(address: str | URL, *, timeout: float, connections: int) -> Engine:
@@ -130,10 +132,8 @@ def create_private_file(url: URL) -> None:
 
     Raises ``StoreUnavailable`` if it can't be made.
     """
-    path = url.database
-    if url.get_backend_name() != "sqlite" or is_memory(url) or path is None:
-        return
-    if path.startswith("file:"):
+    path = _file_to_make(url)
+    if path is None:
         return
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -145,6 +145,15 @@ def create_private_file(url: URL) -> None:
     else:
         return
     raise StoreUnavailable(reason)
+
+
+def _file_to_make(url: URL) -> str | None:
+    if url.get_backend_name() != "sqlite":
+        return None
+    path = file_of(url.database, url.query)
+    options = f"{url.database}&mode={url.query.get('mode')}" if path != url.database else ""
+    # So opened, SQLite makes none either.
+    return None if re.search(r"[?&]mode=r[ow](&|$)", options) else path
 
 
 def _check_file(path: str) -> None:
