@@ -246,3 +246,24 @@ def test_an_engine_that_has_one_connection_for_everybody_is_refused() -> None:
     with engine.connect() as connection:
         assert connection.execute(text("SELECT n FROM app")).scalars().all() == []
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", [create_engine, create_async_engine])
+@pytest.mark.parametrize(
+    ("mapped", "table_name"), [({None: "tenant"}, "sessions"), ({"a": "b"}, "a.sessions")]
+)
+def test_an_engine_that_maps_the_tables_schema_to_another_is_refused(
+    kind: Callable[..., Any], mapped: dict[str | None, str], table_name: str
+) -> None:
+    """Statements for many sessions would go to the table of that name that is not meant."""
+    driver = "psycopg" if kind is create_engine else "asyncpg"
+    engine = kind(f"postgresql+{driver}://nobody@127.0.0.1/none")
+    mapping = engine.execution_options(schema_translate_map=mapped)
+    store: Any = SQLStore if kind is create_engine else AsyncSQLStore
+
+    with pytest.raises(ConfigurationError, match=r'table_name="schema\.name"') as caught:
+        store(mapping, table_name=table_name)
+
+    assert caught.value.findings[0].code == "SW022"
+    store(mapping, table_name="other.sessions")
+    store(mapping.execution_options(schema_translate_map=None), table_name="tenant.sessions")

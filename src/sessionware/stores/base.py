@@ -116,22 +116,26 @@ class SQLBase:
         return call(self.scripts, plain, *args, **kwargs)
 
 
-def refuse_one_connection(database: Any) -> None:
-    """An application's engine on a ``StaticPool``: our commits would be those of its
-    transactions.
-    """
+def refuse_engine(database: Any, schema: str | None) -> None:
+    """An application's engine that can't be shared, or that means another table than we name."""
     if isinstance(getattr(database, "pool", None), StaticPool):
-        raise ConfigurationError(
-            [
-                Finding(
-                    "SW022",
-                    "store",
-                    "this engine has one connection for everybody: our commits would commit the "
-                    "application's transactions.",
-                    "give a URL, or an engine whose pool has several connections.",
-                )
-            ]
+        raise _refused(
+            "this engine has one connection for everybody: our commits would commit the "
+            "application's transactions.",
+            "give a URL, or an engine whose pool has several connections.",
         )
+    options = getattr(database, "get_execution_options", dict)()
+    if schema in (options.get("schema_translate_map") or ()):
+        raise _refused(
+            "this engine's schema_translate_map renames the schema of the sessions, but not where "
+            "many of them share a statement: they would be in two tables.",
+            'set table_name="schema.name", and give '
+            "engine.execution_options(schema_translate_map=None).",
+        )
+
+
+def _refused(risk: str, fix: str) -> ConfigurationError:
+    return ConfigurationError([Finding("SW022", "store", risk, fix)])
 
 
 def held_by_others() -> Contention:

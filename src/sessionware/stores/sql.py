@@ -18,7 +18,7 @@ from ..coherence.slots import new_number
 from ..coherence.stamps import Hold, StampFile
 from ..errors import StoreUnavailable
 from ..flows import Call, drive
-from .base import Operable, SQLBase, held_by_others, refuse_one_connection
+from .base import Operable, SQLBase, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
 from .executing import Executor, Through, goes_straight, run_script
@@ -48,7 +48,7 @@ class SQLStore(SQLBase):
 
     def __init__(self, database: str | URL | Engine, **options: Any) -> None:
         super().__init__(**options)
-        refuse_one_connection(database)
+        refuse_engine(database, self.steps.schema.metadata.schema)
         self._given = database if isinstance(database, Engine) else None
         # Read as one: another thread may close the store meanwhile.
         self._ready: tuple[Engine, Lender | None] | None = None

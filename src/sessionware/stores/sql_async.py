@@ -20,7 +20,7 @@ from ..coherence.slots import new_number
 from ..coherence.stamps import Hold, StampFile
 from ..errors import ConfigurationError, Finding
 from ..flows import Call, adrive
-from .base import Operable, SQLBase, held_by_others, refuse_one_connection
+from .base import Operable, SQLBase, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
 from .executing import Through, run_script
@@ -49,7 +49,7 @@ class AsyncSQLStore(SQLBase):
 
     def __init__(self, database: str | URL | AsyncEngine, **options: Any) -> None:
         super().__init__(**options)
-        refuse_one_connection(database)
+        refuse_engine(database, self.steps.schema.metadata.schema)
         self._given = database if isinstance(database, AsyncEngine) else None
         self._prepared = False
         self._take_url(database.url if isinstance(database, AsyncEngine) else make_url(database))
