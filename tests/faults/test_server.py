@@ -14,7 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sessionware import SessionManager
 from sessionware.errors import Contention, OutcomeUnknown, StoreUnavailable
-from sessionware.stores.faults import translate
+from sessionware.flows import Call, Flow
+from sessionware.stores.executing import Through, run_script
+from sessionware.stores.faults import repeats, translate
+from sessionware.stores.scripts import Scripts
+from sessionware.stores.statements import Gives, Script, Text
 from tests.apps import Managers
 from tests.byhand import login, storing
 from tests.databases import drivers, url_of
@@ -223,6 +227,13 @@ class Postgres(Exception):
         self.sqlstate = sqlstate
 
 
+class Outdated(Postgres):
+    """As asyncpg raises it for a plan that gives other columns now."""
+
+
+Outdated.__name__ = "InvalidCachedStatementError"
+
+
 def mysql(number: int) -> Exception:
     return Exception(number, "a message with 4711 in it")
 
@@ -268,3 +279,92 @@ def test_what_a_driver_raises_means_something_to_us_and_tells_nothing_of_the_dat
 def test_a_defect_is_not_taken_for_a_failing_database() -> None:
     defect = ZeroDivisionError()
     assert translate(defect) is defect
+
+
+REPEATS: dict[str, tuple[Exception, bool, bool, int]] = {
+    "a read that the server undid": (raised(OperationalError, Postgres("40001")), True, True, 1),
+    "a write that the server undid": (raised(OperationalError, Postgres("40001")), False, True, 1),
+    "one of several writes that the server undid": (
+        raised(OperationalError, Postgres("40001")),
+        False,
+        False,
+        0,
+    ),
+    "a read behind a lock": (raised(OperationalError, Postgres("55P03")), True, True, 0),
+    "a read, connection lost": (
+        raised(OperationalError, Postgres("57P01"), lost=True),
+        True,
+        True,
+        1,
+    ),
+    "a write, connection lost": (
+        raised(OperationalError, Postgres("57P01"), lost=True),
+        False,
+        True,
+        0,
+    ),
+    "a read, reset": (ConnectionResetError(), True, True, 1),
+    "a write, reset": (ConnectionResetError(), False, True, 0),
+    "a write, outdated plan": (raised(InternalError, Outdated("0A000")), False, True, 16),
+    "one of several writes, outdated plan": (
+        raised(InternalError, Outdated("0A000")),
+        False,
+        False,
+        0,
+    ),
+    "something that the server can't do": (
+        raised(InternalError, Postgres("0A000")),
+        True,
+        True,
+        0,
+    ),
+    "a defect": (ZeroDivisionError(), True, True, 0),
+}
+
+
+@pytest.mark.parametrize(("error", "reading", "whole", "tries"), REPEATS.values(), ids=REPEATS)
+def test_only_what_did_nothing_is_tried_again_and_not_for_ever(
+    error: Exception, reading: bool, whole: bool, tries: int
+) -> None:
+    assert repeats(error, reading, whole, (OSError,)) == tries
+
+
+SERIALIZABLE = Text("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+SHOW = Text("SHOW transaction_isolation", gives=Gives.ROW)
+
+
+@pytest.fixture(params=["url", "engine"])
+def plain_store(
+    driver: str, request: pytest.FixtureRequest, server: Server, managers: Managers, table_name: str
+) -> Any:
+    """A manager's store, straight to the driver or through SQLAlchemy."""
+    database = url_of(driver, request) if request.param == "url" else server.engine
+    return managers(store=database, table_name=table_name).store
+
+
+@pytest.mark.parametrize("method", ["reload", "count", "insert"])
+@postgres_drivers
+async def test_what_the_server_undid_is_made_again_in_a_transaction_that_it_never_undoes(
+    plain_store: Any, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[str] = []
+
+    def step(argument: object) -> Script[None]:
+        if not levels:
+            yield SERIALIZABLE
+        found = yield SHOW
+        levels.append(found[0])
+        if len(levels) == 1:
+            raise raised(OperationalError, Postgres("40001"))
+
+    def count(scripts: object, connection: Connection, now: int) -> None:
+        run_script(step(0), Through(connection))
+
+    def asking() -> Flow[None]:
+        yield Call(method, (0,))
+
+    for name in ("reload", "insert"):
+        monkeypatch.setattr(plain_store.store.steps, name, step)
+    monkeypatch.setattr(Scripts, "count", count)
+    await plain_store.runner.arun(asking())
+    assert levels == ["serializable", "read committed"]

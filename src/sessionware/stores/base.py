@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import URL, Connection, StaticPool
@@ -12,6 +13,7 @@ from ..coherence.stamps import StampFile
 from ..errors import ConfigurationError, Contention, Finding
 from ..flows import Call, Flow
 from .bulk import Bulk
+from .executing import Through
 from .grouping import methods_of
 from .schema import Schema
 from .scripts import Scripts
@@ -109,11 +111,19 @@ class SQLBase:
             self.scripts.check(connection)
 
     def on_connection(
-        self, method: Operable, args: tuple[Any, ...], kwargs: dict[str, Any], plain: Connection
+        self,
+        method: Operable,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        plain: Connection,
+        isolated: bool = False,
     ) -> Any:
-        """Call a method of ``Scripts``, or any function of one and a connection."""
+        """Call a method of ``Scripts``, or any function of one and a connection; ``isolated`` from
+        what the database's default may do to it, in a transaction.
+        """
         call = getattr(Scripts, method) if isinstance(method, str) else method
-        return call(self.scripts, plain, *args, **kwargs)
+        with Through(plain).transaction() if isolated else nullcontext():
+            return call(self.scripts, plain, *args, **kwargs)
 
 
 def refuse_engine(database: Any, schema: str | None) -> None:
@@ -124,7 +134,7 @@ def refuse_engine(database: Any, schema: str | None) -> None:
             "application's transactions.",
             "give a URL, or an engine whose pool has several connections.",
         )
-    options = getattr(database, "get_execution_options", dict)()
+    options: Any = getattr(database, "get_execution_options", dict)()
     if schema in (options.get("schema_translate_map") or ()):
         raise _refused(
             "this engine's schema_translate_map renames the schema of the sessions, but not where "

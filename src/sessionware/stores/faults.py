@@ -18,7 +18,8 @@ from sqlalchemy.exc import (
 from ..errors import Contention, OutcomeUnknown, StoreUnavailable
 
 # PostgreSQL SQLSTATEs: deadlock, serialization failure, lock not available.
-_CONTENTION_STATES = {"40P01", "40001", "55P03"}
+_UNDONE = "40001"
+_CONTENTION_STATES = {"40P01", _UNDONE, "55P03"}
 # MySQL error numbers: lock wait timeout, deadlock.
 _CONTENTION_NUMBERS = {1205, 1213}
 # Failover: the server went read-only or is shutting down. The connection is of no more use.
@@ -58,14 +59,26 @@ def _plan_is_outdated(error: DBAPIError) -> bool:
     return sqlstate(error) == "0A000" and refused_by == "RevalidateCachedQuery"
 
 
+def is_undone(error: Exception) -> bool:
+    """Whether PostgreSQL undid it for the sake of other transactions, as it does even with a read
+    where the default is SERIALIZABLE. READ COMMITTED never is: a transaction says so for itself,
+    since a pooler would give a connection with another default to others.
+    """
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return False
+    return sqlstate(error) == _UNDONE
+
+
 def repeats(error: Exception, reading: bool, whole: bool, lost: tuple[type[Exception], ...]) -> int:
-    """How often an operation that failed so is worth another try, on another connection.
+    """How often an operation that failed so is worth another try at once.
 
     ``reading`` says that it changes nothing, ``whole`` that what failed of it did nothing at all.
     """
     if isinstance(error, DBAPIError):
         if _plan_is_outdated(error):
             return _MOST_OUTDATED if reading or whole else 0
+        if is_undone(error):
+            return 1 if reading or whole else 0
         broke = error.connection_invalidated
     else:
         broke = isinstance(error, lost)

@@ -54,11 +54,16 @@ class AsyncpgNative:
         )
 
     async def run_method(
-        self, steps: Steps, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        steps: Steps,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        isolated: bool = False,
     ) -> Any:
         """See ``operating.run_method``."""
         script = getattr(steps, method)(*args, **kwargs)
-        if method not in IN_TRANSACTION:
+        if not isolated and method not in IN_TRANSACTION:
             return await self.run_script(script)
         async with self._transaction():
             return await self.run_script(script)
@@ -133,10 +138,17 @@ class AiosqliteNative:
         self._straight = Straight(driver._conn, dialect)
 
     async def run_method(
-        self, steps: Steps, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        steps: Steps,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        isolated: bool = False,
     ) -> Any:
         """See ``operating.run_method``."""
-        return await self._there(lambda: run_method(steps, method, args, kwargs, self._straight))
+        return await self._there(
+            lambda: run_method(steps, method, args, kwargs, self._straight, isolated)
+        )
 
     async def run_together(
         self, steps: Steps, calls: Sequence[Call], begun: Callable[[], None]

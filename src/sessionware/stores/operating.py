@@ -24,11 +24,16 @@ IN_TRANSACTION: Final = frozenset({"rotate", "alter"})
 
 
 def run_method(
-    steps: Steps, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], executor: Executor
+    steps: Steps,
+    method: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    executor: Executor,
+    isolated: bool = False,
 ) -> Any:
-    """Run one of the ``Steps``, in a transaction if it needs one."""
+    """Run one of the ``Steps``, in a transaction if it needs one or is to have one."""
     script = getattr(steps, method)(*args, **kwargs)
-    if method not in IN_TRANSACTION:
+    if not isolated and method not in IN_TRANSACTION:
         return run_script(script, executor)
     with executor.transaction():
         return run_script(script, executor)

@@ -22,7 +22,7 @@ from .base import Operable, SQLBase, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
 from .executing import Executor, Through, goes_straight, run_script
-from .faults import broken, connection_is_stale, repeats, table_is_missing, translate
+from .faults import broken, connection_is_stale, is_undone, repeats, table_is_missing, translate
 from .grouping import MOVES, after_failure, moved
 from .lending import Lender, Lent
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
@@ -263,25 +263,28 @@ class SQLStore(SQLBase):
     def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
         whole = method in STEPS
         call = self._step if whole else self._through
-        tries = 0
+        tries, isolated = 0, False
         while True:
             try:
-                return call(method, args, kwargs)
+                return call(method, args, kwargs, isolated)
             except Exception as error:
                 if tries >= repeats(error, reading, whole, self._broken):
                     raise
+                isolated = is_undone(error)
             # Of a server that has gone, we have let go of all connections now.
             tries += 1
 
-    def _step(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _step(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], isolated: bool
+    ) -> Any:
         lender = self._straight()
         if lender is None:
             return self._connected(
-                lambda plain: run_method(self.steps, method, args, kwargs, Through(plain))
+                lambda plain: run_method(self.steps, method, args, kwargs, Through(plain), isolated)
             )
         lent = lender.take()
         try:
-            result = run_method(self.steps, method, args, kwargs, lent)
+            result = run_method(self.steps, method, args, kwargs, lent, isolated)
         except BaseException as error:
             self._after(error, lender, lent)
             raise
@@ -318,9 +321,11 @@ class SQLStore(SQLBase):
             return
         lender.give_back(lent)
 
-    def _through(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _through(
+        self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], isolated: bool
+    ) -> Any:
         return self._connected(
-            lambda connection: self.on_connection(method, args, kwargs, connection)
+            lambda connection: self.on_connection(method, args, kwargs, connection, isolated)
         )
 
     def _connected(self, work: Callable[[Connection], T]) -> T:

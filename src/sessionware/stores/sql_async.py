@@ -24,7 +24,7 @@ from .base import Operable, SQLBase, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
 from .executing import Through, run_script
-from .faults import broken, connection_is_stale, repeats, table_is_missing, translate
+from .faults import broken, connection_is_stale, is_undone, repeats, table_is_missing, translate
 from .grouping import MOVES, after_failure, moved
 from .native import AiosqliteNative, AsyncpgNative
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
@@ -238,16 +238,16 @@ class AsyncSQLStore(SQLBase):
 
     async def _once(self, method: Any, reading: bool, *args: Any, **kwargs: Any) -> Any:
         whole = method in STEPS
+        tries, isolated = 0, False
 
         async def straight(lent: AsyncpgNative | AiosqliteNative) -> Any:
-            return await lent.run_method(self.steps, method, args, kwargs)
+            return await lent.run_method(self.steps, method, args, kwargs, isolated)
 
         def through(plain: Connection) -> Any:
             if whole:
-                return run_method(self.steps, method, args, kwargs, Through(plain))
-            return self.on_connection(method, args, kwargs, plain)
+                return run_method(self.steps, method, args, kwargs, Through(plain), isolated)
+            return self.on_connection(method, args, kwargs, plain, isolated)
 
-        tries = 0
         while True:
             try:
                 if whole:
@@ -256,6 +256,7 @@ class AsyncSQLStore(SQLBase):
             except Exception as error:
                 if tries >= repeats(error, reading, whole, self._broken):
                     raise
+                isolated = is_undone(error)
             # Of a server that has gone, we have let go of all connections now.
             tries += 1
 
