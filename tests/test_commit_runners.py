@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -92,6 +93,35 @@ def test_what_the_tasks_of_one_turn_save_is_one_commit(make_runner: Callable[[],
         return commits
 
     assert asyncio.run(run()) == [SOME]
+
+
+REQUEST: ContextVar[int | None] = ContextVar("REQUEST", default=None)
+
+
+@pytest.mark.parametrize("count", [1, SOME])
+def test_what_is_done_for_several_requests_has_the_context_of_none(
+    make_runner: Callable[[], Any], count: int
+) -> None:
+    """Else what a flow tells ``on_event`` would be put down to the request that leads."""
+    seen: list[int | None] = []
+
+    def telling(number: int) -> Flow[None]:
+        yield Call("replace", (number,))
+        seen.append(REQUEST.get())
+
+    async def save(runner: Any, number: int) -> None:
+        REQUEST.set(number)
+        await runner.acommit(telling(number))
+        await runner.arun_shared("key", lambda: telling(number), lambda: None)
+
+    async def run() -> None:
+        runner = make_runner()
+        await asyncio.gather(*(save(runner, number) for number in range(count)))
+        await runner.aclose()
+
+    asyncio.run(run())
+    assert len(seen) > count
+    assert set(seen) == {None}
 
 
 def test_who_comes_while_others_are_committed_goes_with_them_when_they_come_back(

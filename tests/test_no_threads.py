@@ -123,7 +123,8 @@ class Unreachable:
 def test_a_channel_that_gets_no_thread_is_unavailable_and_begins_later(
     scarce: pytest.MonkeyPatch,
 ) -> None:
-    channel = Broadcast(Unreachable)
+    transport: Any = Unreachable
+    channel = Broadcast(transport)
     with pytest.raises(StoreUnavailable, match="no thread"):
         channel.mark(b"\0" * 32)
     scarce.undo()

@@ -54,8 +54,8 @@ class SessionEvent:
 class EventSink:
     """Counts events, logs at most one line a second a kind, and passes each to ``on_event``.
 
-    ``on_event`` runs in whichever thread or event loop the event happened in: it must not block.
-    What it raises is logged and goes no further.
+    ``on_event`` runs in whichever thread or event loop the event happened in, mostly without the
+    context variables of a request: it must not block. What it raises is logged and goes no further.
     """
 
     def __init__(self, on_event: Callable[[SessionEvent], object] | None = None) -> None:

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -60,8 +61,16 @@ class LoopRunner:
         except BaseException as error:
             return None, error
 
-    def _spawn(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
-        task = loop.create_task(work)
+    def _spawn(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Coroutine[Any, Any, None],
+        context: Context | None = None,
+    ) -> None:
+        """Have a task do it; in this request's context, or in ``context`` if it is for others too
+        or may outlive the request.
+        """
+        task = loop.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -113,7 +122,7 @@ class LoopRunner:
     def background(self, flow: Flow[object], /) -> None:
         loop = running_loop()
         if loop is not None:
-            self._spawn(loop, self._alone(flow))
+            self._spawn(loop, self._alone(flow), Context())
 
     async def _alone(self, flow: Flow[object]) -> None:
         # Whoever needs what fails will find out.
@@ -145,7 +154,7 @@ class LoopRunner:
             waiter = TaskWaiter(loop)
             flight, current, launch = self._flights.join(key, waiter)
             if launch:
-                self._spawn(loop, self._fly(key, flight, flow))
+                self._spawn(loop, self._fly(key, flight, flow), Context())
             outcome = await waiter.wait(deadline - time.monotonic())
             if current or outcome is None:
                 return self._result(outcome)  # type: ignore[no-any-return]
@@ -165,7 +174,7 @@ class LoopRunner:
         job = Job(flow, waiter, queue)
         if queue.add(job) and queue.appoint():
             # A task begins after those that have their turn now: they may bring more.
-            self._spawn(loop, self._lead(loop, queue))
+            self._spawn(loop, self._lead(loop, queue), Context())
         outcome = await waiter.wait(self._timeout, PATIENCE, self._nudge, job)
         if outcome is None:
             queue.withdraw(job)
@@ -182,7 +191,7 @@ class LoopRunner:
     def _nudge(self, job: Job) -> None:
         if job.queue.wants_leader(job):
             loop = asyncio.get_running_loop()
-            self._spawn(loop, self._lead(loop, job.queue))
+            self._spawn(loop, self._lead(loop, job.queue), Context())
 
     async def _lead(self, loop: asyncio.AbstractEventLoop, queue: Queue) -> None:
         while jobs := queue.take():
