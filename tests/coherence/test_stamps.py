@@ -285,6 +285,35 @@ def test_a_parent_and_its_child_see_each_others_changes_at_once(
         os.close(end)
 
 
+def test_a_child_does_not_keep_the_lock_of_a_parent_that_died_while_it_wrote(
+    make_manager: Make, sqlite_url: str
+) -> None:
+    manager = make_manager(sqlite_url, store_timeout=2)
+    cookie = session(manager, n=1)
+    to_child, to_us = os.pipe(), os.pipe()
+    parent = os.fork()
+    if not parent:
+        try:
+            warm(manager, cookie)
+            held = stamped(manager).stamps.try_hold((bytes(32),))
+            if not os.fork():
+                assert held
+                os.close(to_child[1])
+                os.write(to_us[1], b"!")
+                os.read(to_child[0], 1)
+        finally:
+            os._exit(0)
+    os.waitpid(parent, 0)
+    os.read(to_us[0], 1)
+    try:
+        change(manager, cookie, n=2)
+        assert content(manager, cookie) == {"n": 2}
+    finally:
+        # Of which the child hears.
+        for end in (*to_child, *to_us):
+            os.close(end)
+
+
 def test_a_process_that_is_shut_down_and_used_again_has_stamps_again(
     make_manager: Make, sqlite_url: str
 ) -> None:

@@ -72,7 +72,7 @@ class Mapped:
         except PermissionError:
             _check_given_up(path, flags)
             raise
-        # Closed by __del__ alone: a second time, the number might be another file's.
+        # Closed by __del__ alone, or in a child: a second time, the number might be another file's.
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode):
             raise Unusable("something else has the file's name", was_trusted=True)
@@ -96,6 +96,17 @@ class Mapped:
     def __del__(self) -> None:
         with suppress(OSError, AttributeError):
             os.close(self._fd)
+
+    def abandon(self) -> None:
+        """In a child process: a write that its parent has under way refers to it for ever, and so
+        would outlive the parent with its lock.
+        """
+        with suppress(BufferError):
+            self.slots.release()
+            # It has the file open once more.
+            self._map.close()
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     def is_at(self, database: str) -> bool:
         """Whether this file is still the one beside the database, and that the same."""

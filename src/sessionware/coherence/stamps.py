@@ -49,14 +49,22 @@ class StampFile:
         self.wanted = False
         # Called when a look would be welcome; it must not wait.
         self.ahead: Callable[[], object] = _nobody
-        self.after_fork()
+        self._mapped: Mapped | None = None
+        self.close()
 
     def after_fork(self) -> None:
         """In a child process: the lock on the parent's open file would be the parent's too."""
+        mapped = self._mapped
+        self.close()
+        if mapped is not None:
+            mapped.abandon()
+
+    def close(self) -> None:
+        """Let go of the file; the next use opens it anew."""
         self._look = threading.Lock()
         # A file lock does not keep the threads and event loops of one process apart.
         self._holding = threading.Lock()
-        self._mapped: Mapped | None = None
+        self._mapped = None
         # Whether every process knows of this file by now.
         self._counts = False
         self._looked = _NEVER
@@ -65,8 +73,6 @@ class StampFile:
         self._no_write_before = _NEVER
         self._refusal: str | None = None
         self._noted = ""
-
-    close = after_fork
 
     @property
     def path(self) -> str:
