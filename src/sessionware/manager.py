@@ -137,15 +137,10 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         in_loop = isinstance(self.store.runner, LoopRunner)
         return Purger(self, self.settings.purge_interval, in_loop)
 
-    def before_fork(self) -> None:
-        """No connection is carried into a child."""
-        self.store.before_fork()
-
     def after_fork(self) -> None:
-        """In a child process: pools, locks, cache and threads are made anew."""
+        """In a child process: locks and threads are made anew; the store does so by itself."""
         self._unfolding = threading.Lock()
         self.events.after_fork()
-        self.store.after_fork()
         self.store.listeners.clear()
         self._watcher = Watcher(self)
         self._purger = self._new_purger()
@@ -218,15 +213,10 @@ def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1000)
 
 
-def _before_fork() -> None:
-    for manager in list(_managers):
-        manager.before_fork()
-
-
 def _after_fork() -> None:
     for manager in list(_managers):
         manager.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_after_fork)

@@ -9,7 +9,8 @@ from typing import Any
 
 from sqlalchemy import create_engine
 
-from sessionware import SessionManager
+from sessionware import CachedStore, SessionManager
+from sessionware.stores.sql import SQLStore
 from tests.apps import SECRET
 from tests.byhand import Visitor, storing
 
@@ -23,7 +24,38 @@ def use(visitor: Visitor, name: str) -> None:
         assert visitor.content()[name] == number
 
 
+def use_keys(store: CachedStore, name: str) -> None:
+    """As ``use``, without sessions."""
+    for number in range(ROUNDS):
+        store.put(name, {"n": number})
+        assert store.get(name) == {"n": number}
+
+
+def without_a_manager(url: str, table_name: str) -> None:
+    store = CachedStore(SQLStore(url, table_name=table_name, timeout=20), store_timeout=20)
+    store.put("start", {"n": 1})
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            assert threading.active_count() == 1
+            assert len(store.cache) == 0
+            use_keys(store, "child")
+            status = 0
+        finally:
+            os._exit(status)
+    use_keys(store, "parent")
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    last = {"n": ROUNDS - 1}
+    assert [store.get(key) for key in ("start", "parent", "child")] == [{"n": 1}, last, last]
+    store.close()
+
+
 def main(url: str, table_name: str, given: str) -> None:
+    if given == "store":
+        without_a_manager(url, table_name)
+        return
     store: Any = create_engine(url, hide_parameters=True) if given == "engine" else url
     events: list[str] = []
     manager = SessionManager(

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @drivers("sqlite", "psycopg")
-@pytest.mark.parametrize("given", ["url", "engine"])
+@pytest.mark.parametrize("given", ["url", "engine", "store"])
 def test_parent_and_child_go_on_with_pools_threads_and_caches_of_their_own(
     driver: str, given: str, request: pytest.FixtureRequest, table_name: str
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from sessionware.stores.engines import make_engine
-from sessionware.stores.lending import Lender
+from sessionware.stores.lending import Lender, Lent
 from sessionware.stores.sql import SQLStore
 from tests import services
 
@@ -133,4 +135,51 @@ def test_a_store_that_is_dropped_without_being_closed_leaves_no_connection_open(
     lender.give_back(lent)
     del store
     gc.collect()
+    assert lent.raw.closed
+
+
+def test_a_lender_that_is_stopped_closes_all_and_lends_none_until_it_goes_on(
+    lender: Lender,
+) -> None:
+    idle, used = lender.take(), lender.take()
+    lender.give_back(idle)
+    until = ExitStack()
+    assert not lender.stop(0, until)
+    assert idle.raw.closed
+    assert not used.raw.closed
+    lender.give_back(used)
+    assert used.raw.closed
+    assert lender.stop(0, until)
+
+    taken: list[Lent] = []
+    thread = threading.Thread(target=lambda: taken.append(lender.take()))
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive()
+    until.close()
+    thread.join(5)
+    lender.give_back(taken[0])
+    assert not taken[0].raw.closed
+    lender.close()
+
+
+def test_a_lender_that_is_stopped_waits_until_all_are_given_back(lender: Lender) -> None:
+    lent = lender.take()
+    giving = threading.Timer(0.1, lender.give_back, [lent])
+    giving.start()
+    until = ExitStack()
+    assert lender.stop(time.monotonic() + 5, until)
+    assert lent.raw.closed
+    giving.join()
+    until.close()
+    lender.close()
+
+
+def test_a_lender_that_is_closed_while_it_is_stopped_stays_closed(lender: Lender) -> None:
+    until = ExitStack()
+    assert lender.stop(0, until)
+    lender.close()
+    until.close()
+    lent = lender.take()
+    lender.give_back(lent)
     assert lent.raw.closed

@@ -47,6 +47,8 @@ class SQLBase:
         self.table_name = table_name
         self._create_table = create_table
         self._connections = connections
+        # The SQLite file, if it is one.
+        self.file: str | None = None
         self.stamps: StampFile | None = None
         self._grouped: frozenset[str] = frozenset()
         self._bulk: Bulk | None = None
@@ -61,8 +63,8 @@ class SQLBase:
         backend = url.get_backend_name()
         self._grouped = methods_of(backend, url.get_driver_name())
         if backend == "sqlite":
-            path = file_of(url.database, url.query)
-            self.stamps = None if path is None else StampFile(path)
+            self.file = file_of(url.database, url.query)
+            self.stamps = None if self.file is None else StampFile(self.file)
         elif self._grouped:
             self._bulk = Bulk(self.steps.schema, url.get_dialect()())
 

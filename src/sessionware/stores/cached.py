@@ -20,6 +20,7 @@ from ..errors import StoreUnavailable
 from ..flows import Call, Flow, T, twins
 from ..records import RecordFormat
 from ..runners import runner_for
+from . import forking
 from .keyed import KeyedStore
 from .protocol import RETIRED, Decision, Found, Row, Stamp
 
@@ -64,6 +65,7 @@ class CachedStore(KeyedStore):
             self.channel.stamps.ahead = partial(_look_ahead, weakref.ref(self))
         # Called with the hashes of what this process has changed; None: of any row.
         self.listeners: list[Callable[[tuple[bytes, ...] | None], None]] = []
+        forking.follow(self)
 
     def before_fork(self) -> None:
         """In the parent: what a child must not inherit is closed, and opened at the next use."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from sqlalchemy import Connection, Engine, Pool
 from sqlalchemy.exc import SQLAlchemyError
@@ -43,10 +43,13 @@ class Lender:
         self._timeout = timeout
         # At hand; all others that count against the limit are in use.
         self._idle: deque[Lent] = deque()
-        self._more = connections
+        self._limit = self._more = connections
         self._changed = threading.Condition()
         self._waiting = 0
         self._closed = False
+        self._stopped = False
+        # Whether what comes back is closed at once: closed or stopped.
+        self._closing = False
 
     def take(self) -> Lent:
         """The connection that was used last, or a new one."""
@@ -67,7 +70,7 @@ class Lender:
 
     def give_back(self, lent: Lent) -> None:
         self._idle.append(lent)
-        if self._closed or lent.pool is not self._engine.pool:
+        if self._closing or lent.pool is not self._engine.pool:
             self._let_go()
         # Who begins to wait after this looks once more before it does.
         if self._waiting:
@@ -109,7 +112,7 @@ class Lender:
         with self._changed:
             self._waiting += 1
             try:
-                while not self._idle and not self._more:
+                while self._stopped or (not self._idle and not self._more):
                     left = deadline - time.monotonic()
                     if left <= 0:
                         raise StoreUnavailable("no free connection in the pool")
@@ -124,7 +127,8 @@ class Lender:
     def _ended(self) -> None:
         with self._changed:
             self._more += 1
-            self._changed.notify()
+            # Who stops it waits beside those who want a connection.
+            self._changed.notify(self._waiting + 1 if self._stopped else 1)
 
     def dispose(self) -> None:
         """Close all that are at hand; those in use are closed when they are given back."""
@@ -136,8 +140,25 @@ class Lender:
 
     def close(self) -> None:
         """Dispose of them for good."""
-        self._closed = True
+        self._closed = self._closing = True
         self.dispose()
+
+    def stop(self, deadline: float, until: ExitStack) -> bool:
+        """Close all and lend none until ``until`` is closed; whether none is open any more by the
+        deadline.
+        """
+        until.callback(self._go_on)
+        with self._changed:
+            self._stopped = self._closing = True
+        self.dispose()
+        with self._changed:
+            left = max(0.0, deadline - time.monotonic())
+            return self._changed.wait_for(lambda: self._more == self._limit, left)
+
+    def _go_on(self) -> None:
+        with self._changed:
+            self._stopped, self._closing = False, self._closed
+            self._changed.notify_all()
 
     def _let_go(self) -> None:
         with suppress(IndexError):
@@ -151,7 +172,7 @@ class Lender:
     def _close(self, connection: Connection, pool: Pool) -> None:
         with suppress(SQLAlchemyError):
             connection.close()
-        if self._closed or self._engine.pool is not pool:
+        if self._closing or self._engine.pool is not pool:
             # Nobody else would ever close what has gone back there.
             pool.dispose()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
 from .executing import Executor, Through, goes_straight, run_script
 from .faults import broken, connection_is_stale, is_undone, repeats, table_is_missing, translate
+from .forking import Gate, close_over_forks, hold, in_use, refuse_inherited
 from .grouping import MOVES, after_failure, moved
 from .lending import Lender, Lent
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
@@ -56,8 +57,12 @@ class SQLStore(SQLBase):
         self._disposal: weakref.finalize[..., SQLStore] | None = None
         self._take_url(database.url if isinstance(database, Engine) else make_url(database))
         self._forget()
+        if self.file is not None:
+            close_over_forks(self)
 
     def _forget(self) -> None:
+        self._lenders: weakref.WeakSet[Lender] = weakref.WeakSet()
+        self._gate = Gate()
         self._setup = threading.Lock()
         self._preparing = threading.Lock()
         # What keeps operations apart. SQLite lets one connection write at a time: better to queue
@@ -82,15 +87,23 @@ class SQLStore(SQLBase):
         return self._prepared and self._url.get_backend_name() == "sqlite"
 
     def before_fork(self) -> None:
-        """In the parent: close what is idle, and connect again when it is needed.
-
-        SQLite's locks are the process's. A child that inherits an open file takes none for its own
-        connections either, so that the WAL is deleted under it as soon as the parent lets go, and
-        nobody ever sees what it commits (sqlite.org/howtocorrupt.html, 2.6).
-        """
-        own = self._given is None or self._url.get_backend_name() == "sqlite"
-        if own and not is_memory(self._url):
+        """In the parent: close what is idle, and connect again when it is needed."""
+        if self._given is None and not is_memory(self._url):
             self._dispose()
+
+    def hush(self, deadline: float, until: ExitStack) -> bool:
+        """See ``forking.Opener``. Writers first: they hold the stamps' lock too."""
+        if not hold(self._writing.lock, deadline, until) or not hold(self._setup, deadline, until):
+            return False
+        # One that was closed may still be in use.
+        stopped = [lender.stop(deadline, until) for lender in self._lenders]
+        return all(stopped) and (self._given is None or self._hush_theirs(deadline, until))
+
+    def _hush_theirs(self, deadline: float, until: ExitStack) -> bool:
+        assert self._given is not None
+        quiet = self._gate.shut(deadline, until) and not in_use(self._given.pool)
+        self._given.dispose()
+        return quiet
 
     def _dispose(self) -> None:
         if self._ready is not None:
@@ -106,8 +119,7 @@ class SQLStore(SQLBase):
             engine.dispose(close=False)
         if self._disposal is not None:
             self._disposal.detach()
-        if self._given is None:
-            self._ready = None
+        self._ready = None
         if self.stamps is not None:
             self.stamps.after_fork()
         self._prepared = False
@@ -116,6 +128,7 @@ class SQLStore(SQLBase):
     def _make_ready(self) -> tuple[Engine, Lender | None]:
         with self._setup:
             if self._ready is None:
+                refuse_inherited(self.file)
                 if self._given is not None:
                     theirs = self._given.execution_options(isolation_level="AUTOCOMMIT")
                     self._ready = (theirs, None)
@@ -125,6 +138,7 @@ class SQLStore(SQLBase):
                         self._url, timeout=self.timeout, connections=self._connections
                     )
                     lender = Lender(engine, self.connections, self.timeout)
+                    self._lenders.add(lender)
                     # A store that is dropped without close() leaves no connection open.
                     self._disposal = weakref.finalize(self, lender.close)
                     self._ready = (engine, lender)
@@ -330,7 +344,7 @@ class SQLStore(SQLBase):
 
     def _connected(self, work: Callable[[Connection], T]) -> T:
         engine, lender = self._ready or self._make_ready()
-        with engine.connect() if lender is None else lender.pooled() as connection:
+        with self._theirs(engine) if lender is None else lender.pooled() as connection:
             try:
                 result = work(connection)
                 if self._given is not None:
@@ -344,6 +358,11 @@ class SQLStore(SQLBase):
             except self._broken:
                 connection.invalidate()
                 raise
+
+    @contextmanager
+    def _theirs(self, engine: Engine) -> Iterator[Connection]:
+        with self._gate, engine.connect() as connection:
+            yield connection
 
     load = _blocking("load")
     reload = _blocking("reload")
@@ -382,12 +401,12 @@ class _Held:
     """A lock held for a while at the most; waiting longer is an answer, not a hang."""
 
     def __init__(self, lock: threading.Lock, timeout: float) -> None:
-        self._lock = lock
+        self.lock = lock
         self._timeout = timeout
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=self._timeout):
+        if not self.lock.acquire(timeout=self._timeout):
             raise StoreUnavailable("other threads of this process hold the database")
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self.lock.release()
