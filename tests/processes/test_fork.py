@@ -1,74 +1,94 @@
-"""A SQLite file over a fork: whoever lets go of it first, the others lose nothing."""
+"""A SQLite file over a fork: whoever lets go of it first, the others lose nothing.
+
+SQLite's locks are the process's: a child with the parent's connections would hold none, and the WAL
+would be deleted under it (sqlite.org/howtocorrupt.html, 2.6).
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import sessionware
-from tests.apps import SECRET
 from tests.processes.servers import ROOT
 
-SCRIPT = f"""
-import os
-import sys
-from sqlalchemy import create_engine
-from sessionware import SessionManager
-from tests.byhand import Visitor, storing
-
-given = create_engine(sys.argv[1], hide_parameters=True) if sys.argv[2] == "engine" else sys.argv[1]
-manager = SessionManager(secret_key={SECRET!r}, store=given, purge_interval=None)
-visitor = Visitor(manager)
-visitor.visit(storing(parent=1))
-visitor.visit()
-to_child, to_parent = os.pipe(), os.pipe()
-child = os.fork()
-if not child:
-    visitor.visit(storing(first=1))
-    os.write(to_parent[1], b"x")
-    os.read(to_child[0], 1)
-    visitor.visit(storing(second=1))
-    os.write(to_parent[1], b"x")
-    os.read(to_child[0], 1)
-    os._exit(0)
-os.read(to_parent[0], 1)
-manager.shutdown()
-if sys.argv[2] == "engine":
-    given.dispose()
-os.write(to_child[1], b"x")
-os.read(to_parent[0], 1)
-while_it_lives = visitor.content()
-os.write(to_child[1], b"x")
-os.waitpid(child, 0)
-print(while_it_lives, visitor.content())
-manager.shutdown()
-"""
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+Run = Callable[..., list[str]]
+REFUSAL = "StoreUnavailable: the SQLite file was in use while this process was forked"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """The lines that a scenario prints; see ``forked``."""
+    source = str(Path(sessionware.__path__[0]).parent)
+
+    def run_one(scenario: str, *words: str, driver: str = "sqlite") -> list[str]:
+        url = f"{driver}:///{tmp_path / 's.db'}"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "tests.processes.forked", scenario, url, *words],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join((source, str(ROOT))),
+                "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    return run_one
+
+
+@pytest.mark.parametrize("how", ["quiet", "reading", "writing"])
 @pytest.mark.parametrize("given", ["url", "engine"])
 def test_what_a_child_commits_is_seen_though_its_parent_has_closed_the_file(
-    tmp_path: Path, given: str
+    run: Run, given: str, how: str
 ) -> None:
-    """SQLite's locks are the process's: a child with the parent's connections would hold none, and
-    the WAL would be deleted under it (sqlite.org/howtocorrupt.html, 2.6).
-    """
-    source = str(Path(sessionware.__path__[0]).parent)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, f"sqlite:///{tmp_path / 's.db'}", given],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join((source, str(ROOT))),
-            "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """Also if other threads of the parent were reading or writing when it forked."""
     content = {"parent": 1, "first": 1, "second": 1}
-    assert (done.stdout, done.stderr) == (f"{content} {content}\n", "")
+    assert run("in_turn", given, how) == [f"{content} {content}"]
+
+
+def test_a_child_refuses_a_file_that_its_parent_had_in_use_for_too_long(run: Run) -> None:
+    """Also by a manager of its own; and the parent goes on."""
+    refused, anew, content = run("too_long")
+    assert refused.startswith(REFUSAL)
+    assert anew.startswith(REFUSAL)
+    assert content == "{'by': 'parent'} {'by': 'parent'}"
+
+
+def test_a_child_refuses_a_file_that_the_application_itself_had_in_use(run: Run) -> None:
+    refused, content = run("of_the_application")
+    assert refused.startswith(REFUSAL)
+    assert content == "{'by': 'parent'}"
+
+
+def test_a_cached_store_without_a_manager_shares_nothing_with_a_child(run: Run) -> None:
+    assert run("standalone") == ["0 {'by': 'child'}"]
+
+
+@pytest.mark.parametrize("how", ["quiet", "writing", "hesitating"])
+@pytest.mark.parametrize("thread", ["loop", "thread"])
+def test_what_a_child_commits_is_seen_though_an_event_loop_of_its_parent_had_the_file_open(
+    run: Run, thread: str, how: str
+) -> None:
+    """Whichever thread forks, and whatever tasks are at; a write that is under way is done."""
+    content = {"parent": 1, "first": 1, "third": 1, "second": 1}
+    assert run("loop_in_turn", thread, how, driver="sqlite+aiosqlite") == [str(content)]
+
+
+@pytest.mark.parametrize("how", ["open", "disposed"])
+def test_a_child_uses_the_file_of_an_applications_async_engine_only_if_that_was_disposed_of(
+    run: Run, how: str
+) -> None:
+    said, content = run("loop_of_the_application", how, driver="sqlite+aiosqlite")
+    assert said.startswith(REFUSAL) == (how == "open")
+    assert content == str({"by": "parent" if how == "open" else "child"})

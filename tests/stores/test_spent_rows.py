@@ -215,7 +215,7 @@ def test_on_sqlite_the_wal_is_copied_while_others_may_write(
 
     def note(connection: Any, cursor: Any, text: str, *_: Any) -> None:
         if "wal_checkpoint" in text:
-            held.append(store._writing._lock.locked())
+            held.append(store._writing.lock.locked())
 
     event.listen(Engine, "before_cursor_execute", note)
     try:

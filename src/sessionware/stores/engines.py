@@ -11,10 +11,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy.exc import DisconnectionError
 
 from ..coherence.stampfile import file_of
 from ..errors import ConfigurationError, Finding, StoreUnavailable
 from ..events import logger
+from .aiosqlites import Opened, is_open
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -44,14 +46,21 @@ def make_engine(address: str | URL, *, timeout: float, connections: int) -> Engi
     return engine
 
 
-def make_async_engine(address: str | URL, *, timeout: float, connections: int) -> AsyncEngine:
-    """An engine for one running asyncio loop."""
+def make_async_engine(
+    address: str | URL, *, timeout: float, connections: int, opened: Opened | None = None
+) -> AsyncEngine:
+    """An engine for one running asyncio loop; ``opened`` is to know aiosqlite's connections."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
     url, pragmas = _split_options(make_url(address))
     _keep_rows_out_of_logs()
-    engine = create_async_engine(url, **_options(url, timeout, connections))
+    options = _options(url, timeout, connections)
+    if opened is not None:
+        options["connect_args"]["async_creator_fn"] = opened.create
+    engine = create_async_engine(url, **options)
     _on_connect(engine.sync_engine, url, pragmas, timeout)
+    if opened is not None:
+        event.listen(engine.sync_engine, "checkout", _renew_what_was_closed)
     return engine
 
 
@@ -183,6 +192,11 @@ def _on_connect(engine: Engine, url: URL, pragmas: dict[str, str], timeout: floa
             cursor.execute(f"PRAGMA synchronous={pragmas['synchronous']}")
         finally:
             cursor.close()
+
+
+def _renew_what_was_closed(connection: Any, *_: object) -> None:
+    if not is_open(connection.driver_connection._conn):
+        raise DisconnectionError
 
 
 def _write_ahead(cursor: Any, timeout: float, pause: float) -> None:

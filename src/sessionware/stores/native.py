@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..flows import Call
+from .aiosqlites import is_open
 from .executing import Straight
 from .operating import IN_TRANSACTION, run_method, run_together
 from .statements import Gives, Script, Step, Text, worded
@@ -111,6 +112,11 @@ class AsyncpgNative:
         lost = self._driver.is_closed() or not state
         return kind("", {}, error, hide_parameters=True, connection_invalidated=lost)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be lent again, as far as is known."""
+        return True
+
     def drop(self) -> None:
         """It is of no more use."""
         self._driver.terminate()
@@ -155,6 +161,11 @@ class AiosqliteNative:
     ) -> list[Any]:
         """See ``operating.run_together``."""
         return await self._there(lambda: run_together(steps, calls, self._straight, begun))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be lent again: over a fork it was closed."""
+        return is_open(self._straight.raw)
 
     def drop(self) -> None:
         """It is of no more use."""

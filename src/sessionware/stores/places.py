@@ -9,6 +9,7 @@ from contextlib import suppress
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..errors import StoreUnavailable
+from .aiosqlites import Opened
 from .engines import is_memory
 from .executing import goes_straight
 from .native import DRIVERS, AiosqliteNative, AsyncpgNative, connect
@@ -23,8 +24,11 @@ class Place:
     ``idle`` are connections at hand, of an engine of our own; ``free`` bounds those in use.
     """
 
-    def __init__(self, engine: AsyncEngine, prepared: bool, connections: int) -> None:
+    def __init__(
+        self, engine: AsyncEngine, prepared: bool, connections: int, opened: Opened | None
+    ) -> None:
         self.engine = engine
+        self._opened = opened
         self.prepared = prepared
         self.preparing = asyncio.Lock()
         self.writing = asyncio.Lock()
@@ -37,17 +41,40 @@ class Place:
         if not self._usable or not goes_straight(self.engine.sync_engine, DRIVERS):
             await self.spare()
             return None
-        if self.idle:
-            return self.idle.pop()
-        made = await connect(self.engine)
+        while self.idle:
+            lent = self.idle.pop()
+            if lent.is_open:
+                return lent
+            lent.drop()
+        made = await self._connect()
         self._usable = made is not None
         return made
+
+    async def _connect(self) -> AsyncpgNative | AiosqliteNative | None:
+        while True:
+            forks = self._forks
+            try:
+                return await connect(self.engine)
+            except Exception:
+                # One that a fork has closed half open; nothing was done yet.
+                if forks == self._forks:
+                    raise
+
+    @property
+    def _forks(self) -> int:
+        return 0 if self._opened is None else self._opened.forks
 
     async def spare(self) -> None:
         """Make room for a connection of the pool's."""
         if self.idle:
             with suppress(Exception):
                 await self.idle.pop().close()
+
+    def abandon(self) -> None:
+        """Its event loop is no more, and whatever has to be awaited can't be."""
+        self.engine.sync_engine.dispose(close=False)
+        if self._opened is not None:
+            self._opened.end()
 
     async def let_go(self) -> None:
         """Close what is not in use."""

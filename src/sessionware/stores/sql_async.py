@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,11 +20,13 @@ from ..coherence.slots import new_number
 from ..coherence.stamps import Hold, StampFile
 from ..errors import ConfigurationError, Finding
 from ..flows import Call, adrive
+from .aiosqlites import Opened
 from .base import Operable, SQLBase, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
 from .executing import Through, run_script
 from .faults import broken, connection_is_stale, is_undone, repeats, table_is_missing, translate
+from .forking import close_over_forks, in_use, refuse_inherited
 from .grouping import MOVES, after_failure, moved
 from .native import AiosqliteNative, AsyncpgNative
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
@@ -54,6 +56,14 @@ class AsyncSQLStore(SQLBase):
         self._prepared = False
         self._take_url(database.url if isinstance(database, AsyncEngine) else make_url(database))
         self.after_fork()
+        if self._given is not None and self.file is not None:
+            close_over_forks(self)
+
+    def hush(self, deadline: float, until: ExitStack) -> bool:
+        """See ``forking.Opener``; of an engine of the application's it is only known how many
+        connections are open.
+        """
+        return self._given is None or not in_use(self._given.sync_engine.pool, idle=True)
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's connections alone and start afresh."""
@@ -77,20 +87,29 @@ class AsyncSQLStore(SQLBase):
         if place is not None:
             return place
         with self._lock:
-            for other in list(self._places):
-                if other.is_closed():
-                    self._places.pop(other).engine.sync_engine.dispose(close=False)
+            self._let_go_of_closed_loops()
             if self._given is not None and len(self._places):
                 raise ConfigurationError([_one_loop()])
-            place = self._places[loop] = Place(
-                self._new_engine(), self._prepared, self._connections
-            )
+            refuse_inherited(self.file)
+            place = self._places[loop] = self._new_place()
             return place
 
-    def _new_engine(self) -> AsyncEngine:
+    def _let_go_of_closed_loops(self) -> None:
+        for loop in list(self._places):
+            if loop.is_closed():
+                self._places.pop(loop).abandon()
+
+    def _new_place(self) -> Place:
+        opened = None
         if self._given is not None:
-            return self._given.execution_options(isolation_level="AUTOCOMMIT")
-        return make_async_engine(self._url, timeout=self.timeout, connections=self._connections)
+            engine = self._given.execution_options(isolation_level="AUTOCOMMIT")
+        else:
+            if self.file is not None:
+                opened = Opened(self.file, self.timeout)
+            engine = make_async_engine(
+                self._url, timeout=self.timeout, connections=self._connections, opened=opened
+            )
+        return Place(engine, self._prepared, self._connections, opened)
 
     @property
     def _broken(self) -> tuple[type[Exception], ...]:
@@ -344,6 +363,8 @@ class AsyncSQLStore(SQLBase):
         place = self._places.pop(asyncio.get_running_loop(), None)
         if place is not None and self._given is None:
             await place.let_go()
+        with self._lock:
+            self._let_go_of_closed_loops()
         if self.stamps is not None:
             self.stamps.close()
 
