@@ -5,7 +5,7 @@ fail.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,6 +36,7 @@ from tests.interleaving import (
     held_before,
     lost_after,
     lost_before,
+    preceded_by,
 )
 
 pytestmark = pytest.mark.anyio
@@ -94,6 +95,14 @@ class Hall:
         """Whether a flow goes on for which nobody may be waiting any more."""
         runner: Any = self.here.store.runner
         return bool(getattr(runner, "_under_way", None) or getattr(runner, "_tasks", None))
+
+    async def is_kept_from(self, other: Session) -> bool:
+        """Whether another request, which does not wait, gets no lock."""
+        try:
+            async with other.alock(0):
+                return False
+        except LockTimeout:
+            return True
 
     async def becomes_free(self) -> None:
         with anyio.fail_after(PATIENCE):
@@ -362,6 +371,10 @@ def unavailable(do: Callable[[], Any]) -> Any:
     raise StoreUnavailable("it is down")
 
 
+def carried_out(do: Callable[[], Any]) -> Any:
+    return do()
+
+
 @pytest.mark.parametrize("method", ["claim", "reload", "replace"])
 async def test_where_the_store_fails_its_error_is_raised_and_the_lock_given_back(
     hall: Hall, method: str
@@ -416,6 +429,132 @@ async def test_a_store_that_is_too_slow_to_give_it_back_fails_nobody(
     gate.open()
     assert hall.content() == {"n": 2}
     await hall.becomes_free()
+
+
+# A write goes on when those who wait for it go away.
+
+
+async def at_the_end(session: Session) -> None:
+    """The block's end saves."""
+
+
+async def in_the_block(session: Session) -> None:
+    await session.asave()
+
+
+async def by_counting(session: Session) -> None:
+    await session.aincr("hits")
+
+
+each_write = pytest.mark.parametrize("write", [at_the_end, in_the_block, by_counting])
+
+
+@each_write
+async def test_a_request_cancelled_while_it_saves_keeps_the_lock_until_that_is_done(
+    hall: Hall, write: Callable[[Session], Awaitable[None]]
+) -> None:
+    if hall._in_threads:
+        pytest.skip("a thread can't be cancelled")
+    session, theirs = await hall.open(), await hall.open(hall.there)
+    gate, scope = Gate(), anyio.CancelScope()
+    hall.store.script("replace", held_before(gate))
+
+    async def request() -> None:
+        with scope:
+            async with hall.locked(session):
+                session["n"] = 2
+                await write(session)
+
+    async with Group() as group:
+        group.start_soon(request)
+        await gate.reached()
+        scope.cancel()
+        await anyio.sleep(0.05)
+        assert await hall.is_kept_from(theirs)
+        gate.open()
+    await hall.becomes_free()
+    async with theirs.alock(0):
+        assert theirs["n"] == 2 or "hits" in theirs
+
+
+@pytest.mark.parametrize("in_threads", [False, True])
+@each_write
+async def test_a_save_that_takes_too_long_keeps_the_lock_until_it_is_done(
+    managers: Managers, in_threads: bool, write: Callable[[Session], Awaitable[None]]
+) -> None:
+    hall, gate = Hall(managers, Scripted, in_threads), Gate()
+    session, theirs = await hall.open(), await hall.open(hall.there)
+    hall.store.script("replace", held_before(gate))
+
+    async def request() -> None:
+        async with hall.locked(session):
+            session["n"] = 2
+            await write(session)
+
+    with pytest.raises(StoreUnavailable):
+        await request()
+    assert await hall.is_kept_from(theirs)
+    gate.open()
+    await hall.becomes_free()
+    async with theirs.alock(0):
+        assert theirs["n"] == 2 or "hits" in theirs
+
+
+@pytest.mark.parametrize("in_threads", [False, True])
+async def test_a_save_that_has_not_begun_in_time_never_does_and_keeps_nobody_out(
+    managers: Managers, in_threads: bool
+) -> None:
+    hall, gate = Hall(managers, Scripted, in_threads), Gate()
+    session = await hall.open()
+
+    async def request() -> None:
+        async with hall.locked(session):
+            session["n"] = 2
+            hall.store.script("prepare", held_before(gate))
+
+    with pytest.raises(StoreUnavailable):
+        await request()
+    assert hall.is_free
+    gate.open()
+    await hall.becomes_free()
+    assert hall.store.calls["replace"] == 0
+    assert hall.content() == {"n": 1}
+
+
+async def test_a_save_that_may_still_be_carried_out_keeps_the_lock(hall: Hall) -> None:
+    session, theirs = await hall.open(), await hall.open(hall.there)
+    hall.store.script("replace", lost_before)
+    hall.store.script("reload", carried_out, unavailable)
+    with pytest.raises(StoreUnavailable, match="it is down"):
+        async with hall.locked(session):
+            session["n"] = 2
+    assert hall.store.finished
+    assert await hall.is_kept_from(theirs)
+
+
+async def test_a_save_whose_lost_answer_is_read_back_keeps_nobody_out(hall: Hall) -> None:
+    session = await hall.open()
+    hall.store.script("replace", lost_after)
+    async with hall.locked(session):
+        session["n"] = 2
+    assert hall.is_free
+    assert hall.content() == {"n": 2}
+
+
+async def test_a_save_that_is_cancelled_between_two_tries_keeps_nobody_out(
+    managers: Managers,
+) -> None:
+    class Inline(Scripted):
+        blocking = False
+
+    hall, scope = Hall(managers, Inline, False), anyio.CancelScope()
+    session = await hall.open()
+    hall.store.script("replace", contended, preceded_by(scope.cancel, contended))
+    with scope:
+        async with hall.locked(session):
+            session["n"] = 2
+    assert hall.is_free
+    assert hall.content() == {"n": 1}
 
 
 # Those who wait go away.

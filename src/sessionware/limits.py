@@ -13,7 +13,7 @@ from .chance import chance
 from .errors import Contention, SessionLimitReached, StoreUnavailable
 from .events import EventSink
 from .flows import Flow, Pause
-from .locking import Lease, claim, release
+from .leases import Lease, claim, release
 from .records import handle_of
 from .rows import Lost, Verdict, started
 from .states import SessionState

@@ -7,7 +7,6 @@ again and again, and holds neither a thread nor a connection meanwhile.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,8 +18,9 @@ import anyio
 from . import clock
 from .chance import chance
 from .codecs import Codec
-from .errors import Contention, LockTimeout, OutcomeUnknown, SessionGone, StoreUnavailable
+from .errors import LockTimeout, SessionGone, StoreUnavailable
 from .flows import Flow, T
+from .leases import Attempt, Lease, Watched, claim, release
 from .session import Session
 from .states import state_of
 from .stores.cached import CachedStore
@@ -60,35 +60,6 @@ class Locks:
         return SessionLock(self, session, timeout, hold)
 
 
-class Lease(NamedTuple):
-    """A lease in the store. ``until`` tells it from the leases of others, before and after."""
-
-    key: bytes
-    until: int
-
-
-def claim(store: CachedStore, lease: Lease, now: int) -> Flow[bool]:
-    """Take a lease; False if somebody holds it, or if others were in the way."""
-    try:
-        return (yield from store.claim_flow(lease.key, now, lease.until))
-    except Contention:
-        return False
-    except OutcomeUnknown:
-        pass
-    # It may be ours, and nobody would know.
-    yield from release(store, lease)
-    return False
-
-
-def release(store: CachedStore, lease: Lease) -> Flow[None]:
-    """Give a lease back. Where the store fails it ends by itself."""
-    try:
-        yield from store.release_flow(lease.key, lease.until)
-    except (Contention, OutcomeUnknown):
-        # Giving back what is given back already does no harm.
-        yield from store.release_flow(lease.key, lease.until)
-
-
 class SessionLock:
     """What ``with session.lock()`` and ``async with session.alock()`` enter."""
 
@@ -101,7 +72,7 @@ class SessionLock:
         self._session = session
         self._timeout = timeout
         self._hold_ms = max(1, int(hold * 1000))
-        self._attempt = _Attempt()
+        self._attempt = Attempt()
         self._entered = False
         self._before: _Before | None = None
 
@@ -113,7 +84,7 @@ class SessionLock:
         try:
             if row is not None:
                 for pause in self._pauses():
-                    self._attempt = _Attempt()
+                    self._attempt = Attempt()
                     if manager.run(self._claim(row, self._attempt)):
                         break
                     time.sleep(pause)
@@ -141,7 +112,7 @@ class SessionLock:
         try:
             if row is not None:
                 for pause in self._pauses():
-                    self._attempt = _Attempt()
+                    self._attempt = Attempt()
                     if await manager.arun(self._claim(row, self._attempt)):
                         break
                     await anyio.sleep(pause)
@@ -170,7 +141,7 @@ class SessionLock:
         """The row to lock; None if nobody else can know the session yet."""
         self._session.mark_accessed()
         state = state_of(self._session)
-        if state.locked:
+        if state.locked is not None:
             raise RuntimeError("this request holds the session's lock already")
         if not state.savable:
             raise SessionGone("this request came with an ID that was rotated away")
@@ -188,7 +159,7 @@ class SessionLock:
             f"another request has held the session's lock for {self._timeout:g} seconds"
         )
 
-    def _claim(self, row: Row, attempt: _Attempt) -> Flow[bool]:
+    def _claim(self, row: Row, attempt: Attempt) -> Flow[bool]:
         store, now = self._manager.store, clock.now()
         # In the database it lasts a little longer than for the holder, who may just be saving.
         spare = max(100, self._hold_ms // 10) + chance.randrange(100)
@@ -202,8 +173,8 @@ class SessionLock:
         return False
 
     def _check_still_held(self) -> None:
-        lease = self._attempt.lease
-        if lease is not None and clock.now() >= self._attempt.until:
+        until = self._attempt.until
+        if until is not None and clock.now() >= until:
             raise LockTimeout("the lock was held for longer than its `hold`: nothing was saved")
 
     def _release(self) -> None:
@@ -218,8 +189,36 @@ class SessionLock:
 
     def _let_go(self) -> Lease | None:
         if self._entered:
-            self._entered = state_of(self._session).locked = False
+            self._entered = False
+            state_of(self._session).locked = None
         return self._attempt.end()
+
+    def guard(self, flow: Flow[T]) -> Flow[T]:
+        """The flow of a write in the block or at its end: it may outlast the block, if the request
+        is cancelled or out of time, and then gives the lease back itself. What may still be carried
+        out when the flow has ended leaves the lease to end by itself.
+        """
+        attempt = self._attempt
+        if not attempt.begin_write():
+            flow.close()
+            raise LockTimeout("the lock was given back before this write had begun")
+        watched = Watched(flow)
+        try:
+            answer = yield from watched.run()
+        except GeneratorExit:
+            # It can't ask for anything more; the block is still to give the lease back.
+            attempt.end_write(watched.unsure)
+            raise
+        except Exception:
+            yield from self._give_back(attempt.end_write(watched.unsure))
+            raise
+        yield from self._give_back(attempt.end_write())
+        return answer
+
+    def _give_back(self, lease: Lease | None) -> Flow[None]:
+        if lease is not None:
+            with suppress(StoreUnavailable):
+                yield from release(self._manager.store, lease)
 
     # The session's content.
 
@@ -229,7 +228,7 @@ class SessionLock:
         intents = session.take_intents()
         session.put_back(intents)
         self._before = _Before(_version(state.row), intents, payload, rich)
-        self._entered = state.locked = True
+        self._entered, state.locked = True, self
 
     def _undo(self) -> None:
         """What the block did must not be saved with the response either, but for a logout."""
@@ -256,32 +255,6 @@ class _Before(NamedTuple):
 
     def __repr__(self) -> str:
         return "<_Before>"
-
-
-class _Attempt:
-    """One try to take a lock. The flow goes on when the request has given up waiting for it, so one
-    of the two has to see to the lease.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ended = False
-        self.lease: Lease | None = None
-        self.until = 0
-
-    def succeed(self, lease: Lease, until: int) -> bool:
-        """Note the lease; False if nobody waits for it any more."""
-        with self._lock:
-            if not self._ended:
-                self.lease, self.until = lease, until
-            return not self._ended
-
-    def end(self) -> Lease | None:
-        """The lease that has to be given back."""
-        with self._lock:
-            self._ended = True
-            lease, self.lease = self.lease, None
-            return lease
 
 
 def _version(row: Row | None) -> int | None:

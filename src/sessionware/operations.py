@@ -15,7 +15,7 @@ from .merging import Delta, merge
 from .plans import Nothing, Touch, takes_cookie
 from .rows import Change, Done, Edit, Emptied, Lost, Next, RowMaker, Verdict
 from .session import Session
-from .states import SessionState, attempting, state_of
+from .states import SessionState, attempting, guarded, state_of
 from .stores.cached import CachedStore
 from .stores.protocol import Row
 
@@ -43,8 +43,8 @@ class Operations:
         if decided is not None:
             work = state_of(session).fork()
             with attempting(session):
-                verdict = self.run(self.committer.commit(work, decided.plan, decided.change))
-                self._saved(session, work, decided, verdict)
+                flow = guarded(work, self.committer.commit(work, decided.plan, decided.change))
+                self._saved(session, work, decided, self.run(flow))
 
     async def asave(self, session: Session) -> None:
         """Commit now; see ``Session.save``."""
@@ -52,7 +52,7 @@ class Operations:
         if decided is not None:
             work = state_of(session).fork()
             with attempting(session):
-                flow = self.committer.commit(work, decided.plan, decided.change)
+                flow = guarded(work, self.committer.commit(work, decided.plan, decided.change))
                 self._saved(session, work, decided, await self.arun(flow))
 
     def _decided_save(self, session: Session) -> Decided | None:
@@ -114,7 +114,8 @@ class Operations:
         if self._is_unsaved(state, session, key):
             return _edit_unstored(session, key, edit)
         work = state.fork()
-        verdict = self.run(self.committer.write(work, _edit_change(state, edit)))
+        flow = guarded(work, self.committer.write(work, _edit_change(state, edit)))
+        verdict = self.run(flow)
         return self._edited(session, key, work, verdict, gone)
 
     async def _aedit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
@@ -122,7 +123,8 @@ class Operations:
         if self._is_unsaved(state, session, key):
             return _edit_unstored(session, key, edit)
         work = state.fork()
-        verdict = await self.arun(self.committer.write(work, _edit_change(state, edit)))
+        flow = guarded(work, self.committer.write(work, _edit_change(state, edit)))
+        verdict = await self.arun(flow)
         return self._edited(session, key, work, verdict, gone)
 
     def _editable(self, session: Session, key: Any) -> SessionState:

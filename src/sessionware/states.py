@@ -14,6 +14,7 @@ from .chance import eight_bytes
 from .codecs import snapshot
 from .cookies import Presented
 from .errors import StoreUnavailable
+from .flows import Flow, T
 from .records import HANDLE_BYTES, Header, read_header
 from .rows import NOBODY, Next
 from .session import Session
@@ -42,7 +43,8 @@ class SessionState:
     ``folded`` the row of one that is loaded but for its content, which is decoded then;
     ``payload`` the content as it is in the store. ``savable`` is False for an ID that was rotated
     away: nothing of such a request is kept, and no cookie goes out. ``failure`` says that the store
-    could not be asked: whoever needs the session gets it raised. ``loaded`` and ``sent`` are
+    could not be asked: whoever needs the session gets it raised. ``locked`` is the lock that the
+    request holds. ``loaded`` and ``sent`` are
     snapshots of what the application's dict held when it was loaded, and when the response began;
     None where that is not known, ``UNTOLD`` where it is what ``payload`` says.
     """
@@ -87,7 +89,7 @@ class SessionState:
         self.failure: StoreUnavailable | None = None
         self.cookie = CookieDue.NOTHING
         self.started = False
-        self.locked = False
+        self.locked: SessionLock | None = None
         self.loaded = loaded
         self.sent: object = None
         self._header: Header | None = None
@@ -215,6 +217,11 @@ def state_of(session: Session) -> SessionState:
     if not isinstance(link, SessionState):
         raise TypeError("this session was not opened by a SessionManager")
     return link
+
+
+def guarded(state: SessionState, flow: Flow[T]) -> Flow[T]:
+    """A write, during which a lock that the request holds is not given back."""
+    return flow if state.locked is None else state.locked.guard(flow)
 
 
 @contextmanager
