@@ -240,6 +240,27 @@ async def test_who_held_it_for_too_long_saves_nothing_and_shuts_nobody_out(
     assert hall.is_free
 
 
+async def test_the_lock_outlasts_a_save_that_begins_at_its_end_and_takes_the_stores_time(
+    hall: Hall, clock: Clock
+) -> None:
+    mine, theirs = await hall.open(), await hall.open(hall.there)
+    shut_out: list[bool] = []
+
+    def slowly(do: Callable[[], Any]) -> Any:
+        clock.tick(0.5)
+        lease = hall.memory._leases.copy()
+        shut_out.append(not any(hall.memory.claim(key, clock(), clock() + 1) for key in lease))
+        return do()
+
+    hall.store.script("replace", slowly)
+    async with hall.locked(mine, hold=1):
+        mine["n"] = 2
+        clock.tick(0.99)
+    assert shut_out == [True]
+    async with theirs.alock(0):
+        assert theirs["n"] == 2
+
+
 async def test_giving_back_late_does_not_end_the_next_holders_lock(
     hall: Hall, clock: Clock
 ) -> None:

@@ -161,8 +161,8 @@ class SessionLock:
 
     def _claim(self, row: Row, attempt: Attempt) -> Flow[bool]:
         store, now = self._manager.store, clock.now()
-        # In the database it lasts a little longer than for the holder, who may just be saving.
-        spare = max(100, self._hold_ms // 10) + chance.randrange(100)
+        # In the database it lasts longer than for the holder, who may just have begun to save.
+        spare = max(int(store.timeout * 1000), self._hold_ms // 10) + 100 + chance.randrange(100)
         lease = Lease(_key(row), now + self._hold_ms + spare)
         if not (yield from claim(store, lease, now)):
             return False

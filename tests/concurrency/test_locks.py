@@ -194,7 +194,12 @@ from sessionware import SessionManager
 
 store, table, cookie, mode = sys.argv[1:]
 manager = SessionManager(
-    secret_key={SECRET!r}, store=store, table_name=table, purge_interval=None, store_timeout=20
+    secret_key={SECRET!r},
+    store=store,
+    table_name=table,
+    purge_interval=None,
+    # A lock outlives its holder by that much.
+    store_timeout=2 if mode == "hang" else 20,
 )
 if mode == "hang":
     with manager.open(cookie).lock(hold=1):

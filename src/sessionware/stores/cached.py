@@ -59,7 +59,7 @@ class CachedStore(KeyedStore):
         self.codec: Codec = JSONCodec() if codec is None else codec
         self.records = RecordFormat(self.codec, cipher)
         self.channel = channel_for(coherence, store, listen_url)
-        self._timeout = store_timeout
+        self.timeout = store_timeout
         self.runner = runner_for(store, store_timeout)
         if isinstance(self.channel, StampChannel):
             self.channel.stamps.ahead = partial(_look_ahead, weakref.ref(self))
@@ -82,7 +82,7 @@ class CachedStore(KeyedStore):
         if again is not None:
             again()
         self.runner.abandon()
-        self.runner = runner_for(self.store, self._timeout)
+        self.runner = runner_for(self.store, self.timeout)
 
     def run(self, flow: Flow[T], /) -> T:
         """Run a flow against the store, waiting in this thread."""
