@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from sessionware import MemoryStore, Session, SessionEvent, SessionInfo, Session
 from sessionware.tokens import hash_id
 from tests.apps import Managers
 from tests.byhand import NOON, Clock, Visitor, expiring, login, storing
+from tests.interleaving import Scripted, preceded_by
 
 Directory = Any
 """The manager's methods, or their twins under the same names."""
@@ -209,6 +211,35 @@ class TestRevokingOne:
         assert "Set-Cookie" not in visitors["laptop"].close(late)
         assert not is_in(visitors["laptop"])
         assert events[-1].kind == "stale_save_dropped"
+
+    def test_a_session_that_passes_to_another_user_meanwhile_stands(self) -> None:
+        manager, visitor = raced(login("bob"))
+        handle = handle_of(visitor)
+        assert manager.revoke(handle, user_id="alice") is False
+        assert len(manager.list_sessions("bob")) == 1
+        assert is_in(visitor)
+
+    @pytest.mark.parametrize("act", [Session.rotate, storing(draft="words")])
+    def test_a_session_that_changes_meanwhile_and_stays_the_users_is_ended(
+        self, act: Callable[[Session], None]
+    ) -> None:
+        manager, visitor = raced(act)
+        assert manager.revoke(handle_of(visitor), user_id="alice") is True
+        assert manager.list_sessions("alice") == []
+        assert not is_in(visitor)
+
+
+def raced(act: Callable[[Session], None]) -> tuple[SessionManager, Visitor]:
+    """A manager, and alice on a device that acts when the manager has found her session and is
+    about to remove it.
+    """
+    memory = MemoryStore()
+    visitor = Visitor(Managers()(store=memory))
+    visitor.visit(login("alice"))
+    store = Scripted(memory)
+    store.blocking = False
+    store.script("remove", preceded_by(lambda: visitor.visit(act)))
+    return Managers()(store=store), visitor
 
 
 class TestRevokingMany:

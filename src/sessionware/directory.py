@@ -78,10 +78,19 @@ class Directory:
         rows = yield from self._rows_of(user_id)
         for row in rows:
             if handle_of(row.data) == handle:
-                removed = yield from _once_more(partial(self.store.remove_flow, row))
+                removed = yield from _once_more(partial(self._end, row))
                 if removed:
                     self.events.emit("ended", handle, "revoked")
                 return removed
+        return False
+
+    def _end(self, row: Row) -> Flow[bool]:
+        """End this session as long as it is its user's: another may have logged in in it since."""
+        current: Row | None = row
+        while current is not None and current.user_id == row.user_id:
+            if (yield from self.store.remove_flow(current, None, current.epoch)):
+                return True
+            current = yield from self.store.reload_flow(row.id)
         return False
 
     def revoke_user_flow(self, user_id: Any, keep: Session | None = None) -> Flow[int]:
