@@ -11,6 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -259,6 +260,107 @@ def test_slots_that_a_whole_write_did_not_change_keep_their_numbers(database: Pa
     assert not one.trusts(A, a)
     assert one.trusts(A, 2)
     assert one.trusts(B, b)
+
+
+# A whole write turns every slot odd, and who makes it may be killed at any moment.
+
+
+@pytest.fixture
+def pair(database: Path) -> tuple[StampFile, StampFile]:
+    """The stamps as two processes have them."""
+    database.touch()
+    made = StampFile(str(database)), StampFile(str(database))
+    for each in made:
+        each.wanted = True
+        each.look(lambda: True)
+    return made
+
+
+def slots_of(stamps: StampFile) -> list[int]:
+    assert stamps._mapped is not None
+    return list(stamps._mapped.slots)
+
+
+def begin_whole(stamps: StampFile) -> Mapped:
+    hold = stamps.try_hold(None)
+    assert isinstance(hold, Hold)
+    assert hold.mapped is not None
+    return hold.mapped
+
+
+def look_again(stamps: StampFile) -> None:
+    until(stamps.due)
+    stamps.look(lambda: False)
+
+
+@pytest.mark.parametrize("done", [0, 1, 40_000, 65_535, 65_536])
+@pytest.mark.parametrize("ending", [False, True], ids=["begun", "ending"])
+def test_what_a_killed_whole_write_left_odd_has_new_numbers_after_the_next_look(
+    pair: tuple[StampFile, StampFile], done: int, ending: bool
+) -> None:
+    here, killed = pair
+    before = slots_of(here)
+    mapped = begin_whole(killed)
+    odd = slots_of(here)
+    # Killed when it had turned so many of them odd, or given so many back.
+    mapped.slots[:] = array(
+        "Q", before[:done] + odd[done:] if ending else odd[:done] + before[done:]
+    )
+    left = slots_of(here)
+    mapped.unlock()
+    look_again(here)
+    after = slots_of(here)
+    assert not any(number & 1 for number in after)
+    for slot, number in enumerate(left):
+        assert (after[slot] == before[slot]) is (not number & 1)
+
+
+def test_slots_are_left_alone_while_a_whole_write_is_under_way(
+    pair: tuple[StampFile, StampFile],
+) -> None:
+    here, there = pair
+    mark = here.mark(A)
+    hold = there.try_hold(None)
+    assert isinstance(hold, Hold)
+    for stamps in pair:
+        look_again(stamps)
+        assert here.mark(A) is None
+    there.let_go(hold._replace(hashes=(B,)), 2)
+    assert (here.mark(A), here.mark(B)) == (mark, 2)
+    look_again(here)
+    assert (here.mark(A), here.mark(B)) == (mark, 2)
+
+
+def test_the_next_whole_write_mends_what_a_killed_one_left(
+    pair: tuple[StampFile, StampFile],
+) -> None:
+    here, killed = pair
+    mark = here.mark(A)
+    begin_whole(killed).unlock()
+    hold = here.try_hold(None)
+    assert isinstance(hold, Hold)
+    assert here.mark(A) is here.mark(B) is None
+    here.let_go(hold._replace(hashes=(B,)), 2)
+    assert here.mark(B) == 2
+    assert here.mark(A) not in (None, mark)
+
+
+def test_a_slot_that_is_odd_until_its_next_write_stays_so_whatever_becomes_of_a_whole_write(
+    pair: tuple[StampFile, StampFile],
+) -> None:
+    """What was asked of the driver may still be carried out."""
+    here, killed = pair
+    hold = here.try_hold((A,))
+    assert isinstance(hold, Hold)
+    here.let_go(hold, 5)
+    whole = here.try_hold(None)
+    assert isinstance(whole, Hold)
+    here.let_go(whole._replace(hashes=(B,)), 2)
+    assert (here.mark(A), here.mark(B)) == (None, 2)
+    begin_whole(killed).unlock()
+    look_again(here)
+    assert here.mark(A) is None
+    assert here.mark(B) not in (None, 2)
 
 
 def test_an_unusable_file_is_closed_once_only(

@@ -314,6 +314,33 @@ def test_a_child_does_not_keep_the_lock_of_a_parent_that_died_while_it_wrote(
             os.close(end)
 
 
+@pytest.mark.parametrize("method", ["remove_user", "remove_all"])
+def test_after_a_process_was_killed_while_it_ended_many_sessions_rows_are_trusted_again(
+    make_manager: Make, sqlite_url: str, method: str
+) -> None:
+    manager = make_manager(sqlite_url)
+    cookie = session(manager, n=1)
+    warm(manager, cookie)
+    child = os.fork()
+    if not child:
+        try:
+            store = manager.store.store
+            once = store._once
+
+            def die(called: str, *args: Any, **kwargs: Any) -> Any:
+                if called == method:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return once(called, *args, **kwargs)
+
+            store._once = die
+            manager.revoke_all() if method == "remove_all" else manager.revoke_user("alice")
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not served_unasked(manager, cookie)
+    warm(manager, cookie)
+
+
 def test_a_process_that_is_shut_down_and_used_again_has_stamps_again(
     make_manager: Make, sqlite_url: str
 ) -> None:

@@ -9,9 +9,10 @@ import re
 import secrets
 import stat
 import struct
+import sys
 import time
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import unquote
@@ -31,6 +32,10 @@ _MAGIC: Final = b"SWSTAMP1"
 # readers and writers may not know of each other), and the wall-clock time from when it counts.
 _HEADER: Final = struct.Struct("<8sQQQd")
 _HEADER_SIZE: Final = 64
+# In the header, the number that is not 0 from before a whole write until its end.
+_WHOLE_WRITE: Final = 5
+# In a slot that a whole write has turned odd. One that is odd for a reason of its own has it not.
+_BY_WHOLE: Final = 1 << 60
 _SIZE: Final = _HEADER_SIZE + 8 * SLOTS
 _GIVEN_UP: Final = b"""No stamps: processes of different users share the database beside this file.
 Have them run as one user, and delete this file.
@@ -39,6 +44,11 @@ _REMOTE: Final = re.compile(
     "9p|afs|beegfs|ceph|cifs|coda|drvfs|fuse[.].*|gfs2|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2"
     "|orangefs|prl_fs|pvfs2|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs"
 )
+
+
+# Of a number, the byte that says whether it is odd.
+_LOWEST: Final = 0 if sys.byteorder == "little" else 7
+_ODD: Final = re.compile(b"[" + b"".join(b"\\x%02x" % low for low in range(1, 256, 2)) + b"]")
 
 
 class Unusable(Exception):
@@ -87,7 +97,9 @@ class Mapped:
         self._map = mmap.mmap(self._fd, _SIZE)
         self.identity = (found.st_dev, found.st_ino)
         magic, *self._database, own, self._settled = _HEADER.unpack_from(self._map)
-        self.slots: Any = memoryview(self._map).cast("Q")[_HEADER_SIZE // 8 :]
+        numbers = memoryview(self._map).cast("Q")
+        self.slots: Any = numbers[_HEADER_SIZE // 8 :]
+        self._whole: Any = numbers[_WHOLE_WRITE : _WHOLE_WRITE + 1]
         self._opened = time.monotonic()
         beside = [database.st_dev, database.st_ino]
         if magic != _MAGIC or self._database != beside or own != found.st_ino:
@@ -103,6 +115,7 @@ class Mapped:
         """
         with suppress(BufferError):
             self.slots.release()
+            self._whole.release()
             # It has the file open once more.
             self._map.close()
         fd, self._fd = self._fd, -1
@@ -151,8 +164,14 @@ class Mapped:
             for slot in map(slot_of, hashes):
                 self.slots[slot] = number
             return None
+        self.mend()
         before = bytes(self.slots)
-        self.slots[:] = array("Q", [number]) * SLOTS
+        kept, odd = array("Q", before), array("Q", [number | _BY_WHOLE]) * SLOTS
+        for slot in _odd_slots(before):
+            # What left it odd may still be carried out.
+            odd[slot] = kept[slot]
+        self._whole[0] = 1
+        self.slots[:] = odd
         return before
 
     def give(
@@ -166,12 +185,36 @@ class Mapped:
         """
         if hashes is None:
             self.slots[:] = array("Q", [next(iter(numbers))]) * SLOTS
-            return
-        slots = self.slots if before is None else array("Q", before)
-        for sid_hash, number in zip(hashes, numbers, strict=False):
-            slots[slot_of(sid_hash)] = number
+        else:
+            slots = self.slots if before is None else array("Q", before)
+            for sid_hash, number in zip(hashes, numbers, strict=False):
+                slots[slot_of(sid_hash)] = number
+            if before is not None:
+                self.slots[:] = slots
         if before is not None:
-            self.slots[:] = slots
+            self._whole[0] = 0
+
+    @property
+    def in_whole_write(self) -> bool:
+        """Whether a whole write is under way, or was when its process was killed."""
+        return bool(self._whole[0])
+
+    def mend(self) -> None:
+        """With the lock, which who makes a whole write keeps to its end: if one was killed, what it
+        did is committed or undone by now, and the slots that it left odd get a new number.
+        """
+        if not self.in_whole_write:
+            return
+        slots, number = self.slots, new_number()
+        # One by one: a number that is given meanwhile must not be taken back.
+        for slot in _odd_slots(bytes(slots)):
+            if slots[slot] & _BY_WHOLE:
+                slots[slot] = number
+        self._whole[0] = 0
+
+
+def _odd_slots(slots: bytes) -> Iterator[int]:
+    return (found.start() for found in _ODD.finditer(slots[_LOWEST::8]))
 
 
 def make(path: str, database: os.stat_result, settled: float) -> None:

@@ -2,8 +2,8 @@
 
 A writer turns the slots of its rows odd, commits, and gives them a new even number; a file lock
 keeps writers apart, and the operating system frees it when its holder dies. A slot that a crash
-left odd is never trusted, and healed by its next write. Readers compare one number: no I/O, no
-lock.
+left odd is never trusted, and healed by its next write; all of them, where the crash was in a write
+that turns all odd, at the next look. Readers compare one number: no I/O, no lock.
 
 Whether the file is still the one beside the database is looked up every ``LOOK_SECONDS``; nothing
 is trusted for longer without a look. Whoever makes a new file lets that time pass before anybody
@@ -61,10 +61,10 @@ class StampFile:
 
     def close(self) -> None:
         """Let go of the file; the next use opens it anew."""
+        self._mapped = None
         self._look = threading.Lock()
         # A file lock does not keep the threads and event loops of one process apart.
         self._holding = threading.Lock()
-        self._mapped = None
         # Whether every process knows of this file by now.
         self._counts = False
         self._looked = _NEVER
@@ -145,6 +145,23 @@ class StampFile:
             self._until = looked + LOOK_SECONDS if self._counts else _NEVER
             self._calm_until = looked + AHEAD_SECONDS if self._counts else _NEVER
             self._looked = looked
+            self._mend()
+
+    def _mend(self) -> None:
+        """See to a whole write that was killed; if somebody writes just now, at a later look."""
+        mapped, holding = self._mapped, self._holding
+        if mapped is None or not mapped.in_whole_write or not holding.acquire(blocking=False):
+            return
+        try:
+            # Of this lock, if the file has been closed in the meantime, and opened again.
+            mapped = self._mapped
+            if mapped is not None and holding is self._holding:
+                with suppress(OSError):
+                    if mapped.lock():
+                        mapped.mend()
+                        mapped.unlock()
+        finally:
+            holding.release()
 
     def _hold_back(self) -> None:
         """Others may trust a file that we write no more, until they look."""
