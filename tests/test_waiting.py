@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import threading
 import time
 import weakref
 from concurrent.futures import Future
 from contextvars import Context, ContextVar
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -117,6 +119,18 @@ async def abandon(future: Future[int]) -> None:
 
 
 def test_no_event_loop_is_none() -> None:
+    assert not in_event_loop()
+
+
+@pytest.mark.parametrize(
+    "so_far", [{}, {"lowlevel": ModuleType("trio.lowlevel")}], ids=["nothing", "lowlevel"]
+)
+def test_while_another_thread_imports_trio_no_event_loop_is_none(
+    so_far: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trio = ModuleType("trio")
+    trio.__dict__.update(so_far)
+    monkeypatch.setitem(sys.modules, "trio", trio)
     assert not in_event_loop()
 
 

@@ -317,5 +317,7 @@ def in_event_loop() -> bool:
     """Whether this thread is running an asyncio or trio event loop right now."""
     if running_loop() is not None:
         return True
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
+    # While another thread imports trio for the first time, it is there in part only.
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    in_trio_run = getattr(lowlevel, "in_trio_run", None)
+    return in_trio_run is not None and bool(in_trio_run())
