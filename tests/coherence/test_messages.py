@@ -16,6 +16,7 @@ from sessionware.coherence.messages import (
     Kind,
     Message,
     batches,
+    channel_key,
     new_nonce,
     new_sender,
     parse,
@@ -30,6 +31,15 @@ messages = st.builds(
     prefixes=st.lists(prefixes, max_size=20).map(tuple),
     nonce=st.builds(new_nonce),
 )
+
+
+@pytest.mark.parametrize("spelling", ["public.sessions", "Sessions", "PUBLIC.SESSIONS"])
+def test_one_table_has_one_channel_however_it_is_spelled(spelling: str) -> None:
+    assert channel_key(spelling) == channel_key("sessions")
+
+
+def test_other_tables_have_other_channels() -> None:
+    assert channel_key("app.guests") != channel_key("app.sessions")
 
 
 @given(messages)

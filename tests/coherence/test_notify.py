@@ -119,6 +119,18 @@ def test_a_change_and_a_logout_are_seen_by_the_other_within_milliseconds(
     assert statistics.median(took) < 0.05
 
 
+def test_workers_that_spell_one_table_in_two_ways_hear_each_other(
+    make_manager: Make, postgres_url: str, table_name: str
+) -> None:
+    here = make_manager(postgres_url)
+    there = make_manager(postgres_url, table_name=f"public.{table_name}")
+    cookie = session(here, n=1)
+    warm(here, cookie)
+    warm(there, cookie)
+    change(here, cookie, n=2)
+    until(lambda: content(there, cookie) == {"n": 2})
+
+
 def test_a_warm_read_asks_nobody_and_a_write_does_not_evict_what_it_wrote(
     make_manager: Make, postgres_url: str, statements: list[str]
 ) -> None:

@@ -294,5 +294,11 @@ def test_two_managers_that_are_given_one_channel_hear_each_other(
     until(lambda: content(there, cookie) == {"n": 2}, patience=1)
 
 
+def test_workers_that_spell_one_table_in_two_ways_share_a_channel(redis_url: str) -> None:
+    spellings = ("sessions", "app.sessions")
+    here, there = (RedisChannel(redis_url).bind(name)._setup.name for name in spellings)
+    assert here == there
+
+
 def test_the_url_is_in_no_repr() -> None:
     assert "secret" not in repr(RedisChannel("redis://:secret@localhost"))

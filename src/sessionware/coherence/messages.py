@@ -10,6 +10,7 @@ import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 PREFIX_BYTES: Final = 8
@@ -46,6 +47,15 @@ class Message(NamedTuple):
 
 ONCE: Final = "once"
 """The sender of a message that stands alone: its sequence says nothing."""
+
+
+def channel_key(table_name: str) -> str:
+    """What stands for a table in its channel's name, the same however the table is spelled: with
+    its schema or without, in whatever case. Two tables that share a channel cost each other
+    questions, no more.
+    """
+    name = table_name.rpartition(".")[2].casefold()
+    return sha256(name.encode()).hexdigest()[:16]
 
 
 def new_sender() -> str:

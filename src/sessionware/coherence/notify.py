@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import URL
@@ -14,6 +13,7 @@ from sqlalchemy import URL
 from ..flows import Call
 from .broadcast import Broadcast, Unfit
 from .lease import LEASE_SECONDS
+from .messages import channel_key
 from .waking import Waker, ready
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def notify_channel(
     url: URL, listen_url: URL | None, table_name: str, seconds: float = LEASE_SECONDS
 ) -> Broadcast:
     """The channel of all processes that share a table. No I/O: it connects with its first use."""
-    name = "sessionware_" + sha256(table_name.encode()).hexdigest()[:16]
+    name = "sessionware_" + channel_key(table_name)
     return Broadcast(
         lambda: NotifyTransport(url, listen_url or url, name),
         lambda text: Call("notify", (name, text)),

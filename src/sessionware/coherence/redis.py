@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from hashlib import sha256
 from typing import Any
 
 from ..errors import ConfigurationError, Finding
 from .broadcast import Broadcast
+from .messages import channel_key
 from .waking import Waker
 
 
@@ -33,7 +33,7 @@ class RedisChannel(Broadcast):
         """
         if self._setup.name is not None:
             return RedisChannel(self._setup.url).bind(table_name)
-        self._setup.name = "sessionware:" + sha256(table_name.encode()).hexdigest()[:16]
+        self._setup.name = "sessionware:" + channel_key(table_name)
         return self
 
     def __repr__(self) -> str:
