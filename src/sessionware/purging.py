@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .manager import SessionManager
 
 
+_MOST_SKEW_MS: Final = 60_000
+"""How far the clocks of two hosts may be apart for one to heed the other's lease."""
+
+
 class Purges:
     """The part of a manager that deletes expired rows."""
 
@@ -38,13 +42,17 @@ class Purges:
 
     def claim_purge(self, seconds: float) -> bool:
         """Take the lease on purging; False if another process has it."""
-        now = clock.now()
-        return self.run(self.store.claim_flow(PURGE_LEASE, now, now + int(seconds * 1000)))
+        return self.run(self._claim(seconds))
 
     async def aclaim_purge(self, seconds: float) -> bool:
         """Take the lease on purging; False if another process has it."""
+        return await self.arun(self._claim(seconds))
+
+    def _claim(self, seconds: float) -> Flow[bool]:
         now = clock.now()
-        return await self.arun(self.store.claim_flow(PURGE_LEASE, now, now + int(seconds * 1000)))
+        until = now + int(seconds * 1000)
+        # What ends later was claimed by a clock that ran ahead, and would stand until that time.
+        return self.store.claim_flow(PURGE_LEASE, now, until, until + _MOST_SKEW_MS)
 
     def purge(self, *, exact: bool = True) -> int:
         """Delete expired rows, a batch a transaction, at rest for most of the time; how many there

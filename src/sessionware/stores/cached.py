@@ -360,9 +360,12 @@ class CachedStore(KeyedStore):
         answer: int = yield Call("count", (now,))
         return answer
 
-    def claim_flow(self, key: bytes, now: int, until: int) -> Flow[bool]:
+    def claim_flow(
+        self, key: bytes, now: int, until: int, latest: int | None = None
+    ) -> Flow[bool]:
         """See ``Store.claim``."""
-        answer: bool = yield Call("claim", (key, now, until))
+        given = (key, now, until) if latest is None else (key, now, until, latest)
+        answer: bool = yield Call("claim", given)
         return answer
 
     def release_flow(self, key: bytes, until: int) -> Flow[bool]:

@@ -160,9 +160,10 @@ class MemoryStore:
         with self._lock:
             return sum(row.expires_at > now for row in self._rows.values())
 
-    def claim(self, key: bytes, now: int, until: int) -> bool:
+    def claim(self, key: bytes, now: int, until: int, latest: int | None = None) -> bool:
         with self._lock:
-            if self._leases.get(key, 0) > now:
+            held = self._leases.get(key, 0)
+            if held > now and (latest is None or held <= latest):
                 return False
             self._leases[key] = until
             return True

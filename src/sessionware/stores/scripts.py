@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -98,13 +98,25 @@ class Scripts:
 
     # Leases are rows among the retired hashes: that works on every database, through any pooler.
 
-    def claim(self, connection: Connection, key: bytes, now: int, until: int) -> bool:
+    def claim(
+        self,
+        connection: Connection,
+        key: bytes,
+        now: int,
+        until: int,
+        latest: int | None = None,
+    ) -> bool:
         # Whoever waits for a lease asks often: looking takes no lock.
         retired = self.schema.retired
         held = connection.execute(self._until.where(retired.c.sid_hash == key)).scalar()
         if held is not None:
-            claim = update(retired).where(retired.c.sid_hash == key, retired.c.until <= now)
-            return held <= now and bool(connection.execute(claim.values(until=until)).rowcount)
+            if held > now and (latest is None or held <= latest):
+                return False
+            free = retired.c.until <= now
+            if latest is not None:
+                free = or_(free, retired.c.until > latest)
+            claim = update(retired).where(retired.c.sid_hash == key, free)
+            return bool(connection.execute(claim.values(until=until)).rowcount)
         try:
             run_script(self._steps.bury(key, until), Through(connection))
         except IntegrityError:

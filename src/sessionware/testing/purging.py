@@ -75,6 +75,18 @@ class PurgingChecks(Checks):
         assert subject.claim(PURGE_LEASE, NOW + MINUTE, NOW + 2 * HOUR) is False
         assert subject.claim(PURGE_LEASE, NOW + 24 * HOUR, NOW + 25 * HOUR) is True
 
+    def test_a_lease_that_ends_too_late_to_be_true_is_taken_over_once(
+        self, subject: Store
+    ) -> None:
+        latest = NOW + HOUR
+        assert subject.claim(PURGE_LEASE, NOW, latest + 1) is True
+
+        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE) is False
+        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE, latest + 1) is False
+        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE, latest) is True
+        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE, latest) is False
+        assert subject.claim(PURGE_LEASE, NOW + MINUTE, NOW + HOUR, latest) is True
+
     def test_purging_leaves_the_lease_alone(self, subject: Store) -> None:
         assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE)
 
