@@ -325,7 +325,6 @@ class TestByHand:
         clock.tick(300)
         assert [claim(other), claim(manager)] == [True, False]
 
-
     def test_a_clock_that_ran_ahead_for_a_moment_keeps_nobody_from_purging(
         self, manager: SessionManager, clock: Clock, how: str
     ) -> None:
@@ -338,6 +337,43 @@ class TestByHand:
         else:
             assert anyio.run(manager.aclaim_purge, 300)
         assert not manager.claim_purge(300)
+
+
+class Littered(MemoryStore):
+    """Has more tombstones than it deletes at once."""
+
+    purge_batch = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tombstones = 7
+
+    def purge(self, now: int, limit: int, exact: bool = False) -> int:
+        self.purge_retired(now, limit)
+        return super().purge(now, limit, exact)
+
+    def purge_retired(self, now: int, limit: int) -> int:
+        gone = min(limit, self.tombstones)
+        self.tombstones -= gone
+        return gone
+
+
+@pytest.mark.parametrize("how", ["plain", "coroutine"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_it_goes_on_until_no_tombstone_is_left_and_counts_sessions_only(
+    clock: Clock, how: str, exact: bool
+) -> None:
+    store = Littered()
+    manager = Managers()(store=store, idle_timeout=600)
+    Visitor(manager).visit(storing(a=1))
+    clock.tick(100_000)
+
+    if how == "plain":
+        deleted = manager.purge(exact=exact)
+    else:
+        deleted = anyio.run(lambda: manager.apurge(exact=exact))
+
+    assert (deleted, store.tombstones) == (1, 0)
 
 
 class Slow(MemoryStore):

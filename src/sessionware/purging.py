@@ -6,9 +6,9 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _MOST_SKEW_MS: Final = 60_000
 """How far the clocks of two hosts may be apart for one to heed the other's lease."""
+
+
+_Stage: TypeAlias = tuple[Progress, Callable[[], Flow[int]]]
+"""How far it has come, and its next batch."""
 
 
 class Purges:
@@ -61,29 +65,38 @@ class Purges:
         The index finds each row some time after its end. ``exact`` then looks through the whole
         table for what has expired just now, as far as ``store_timeout`` lets it.
         """
-        progress = Progress(self._batch, exact)
-        while not progress.done:
-            began, deleted = time.perf_counter(), 0
-            flow = self.store.purge_flow(clock.now(), progress.limit, progress.whole)
-            with _as_far_as_it_goes(progress.whole):
-                deleted = self.run(flow)
-            time.sleep(progress.note(deleted, time.perf_counter() - began))
-        return progress.deleted
+        of_sessions, of_retired = self._stages(exact)
+        for progress, flow in (of_sessions, of_retired):
+            while not progress.done:
+                began, deleted = time.perf_counter(), 0
+                with _as_far_as_it_goes(progress.whole):
+                    deleted = self.run(flow())
+                time.sleep(progress.note(deleted, time.perf_counter() - began))
+        return of_sessions[0].deleted
 
     async def apurge(self, *, exact: bool = True) -> int:
         """Delete expired rows, a batch a transaction; see ``purge``."""
-        progress = Progress(self._batch, exact)
-        while not progress.done:
-            began, deleted = time.perf_counter(), 0
-            flow = self.store.purge_flow(clock.now(), progress.limit, progress.whole)
-            with _as_far_as_it_goes(progress.whole):
-                deleted = await self.arun(flow)
-            await anyio.sleep(progress.note(deleted, time.perf_counter() - began))
-        return progress.deleted
+        of_sessions, of_retired = self._stages(exact)
+        for progress, flow in (of_sessions, of_retired):
+            while not progress.done:
+                began, deleted = time.perf_counter(), 0
+                with _as_far_as_it_goes(progress.whole):
+                    deleted = await self.arun(flow())
+                await anyio.sleep(progress.note(deleted, time.perf_counter() - began))
+        return of_sessions[0].deleted
 
-    @property
-    def _batch(self) -> int:
-        return int(getattr(self.store.store, "purge_batch", 1000))
+    def _stages(self, exact: bool) -> tuple[_Stage, _Stage]:
+        """Sessions, and then what these batches have left of the tombstones."""
+        most = int(getattr(self.store.store, "purge_batch", 1000))
+        sessions, retired = Progress(most, exact), Progress(most, exact=False)
+
+        def of_sessions() -> Flow[int]:
+            return self.store.purge_flow(clock.now(), sessions.limit, sessions.whole)
+
+        def of_retired() -> Flow[int]:
+            return self.store.purge_retired_flow(clock.now(), retired.limit)
+
+        return (sessions, of_sessions), (retired, of_retired)
 
 
 @contextmanager

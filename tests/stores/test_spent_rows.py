@@ -162,6 +162,20 @@ def test_tombstones_go_in_batches_and_the_lease_on_purging_stays(
     assert retired(engine, inner) == standing
 
 
+@all_drivers
+def test_tombstones_that_sessions_leave_behind_go_in_batches_of_their_own(
+    store: Any, inner: Any, engine: Engine
+) -> None:
+    standing = {bury(store, NOW + 1), PURGE_LEASE}
+    assert store.claim(PURGE_LEASE, NOW - HOUR, NOW - MINUTE)
+    for _ in range(5):
+        bury(store, NOW)
+
+    assert [store.purge_retired(NOW, 2) for _ in range(3)] == [2, 2, 1]
+
+    assert retired(engine, inner) == standing
+
+
 @drivers("psycopg", "asyncpg")
 @pytest.mark.parametrize("exact", [False, True])
 def test_rows_that_somebody_else_is_at_neither_hold_a_batch_up_nor_count(

@@ -106,6 +106,14 @@ class SQLBase:
                 yield Call("execute", ("checkpoint",))
         return deleted
 
+    def _purge_retired_flow(self, now: int, limit: int) -> Flow[int]:
+        backend = self._url.get_backend_name()
+        method = "purge_retired" if backend in ("postgresql", "sqlite") else "delete_retired"
+        deleted: int = yield Call("execute", (method, now, limit))
+        if deleted and backend == "sqlite":
+            yield Call("execute", ("checkpoint",))
+        return deleted
+
     def make_tables(self, connection: Connection) -> None:
         if self._create_table:
             self.scripts.create(connection)

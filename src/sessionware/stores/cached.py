@@ -360,9 +360,7 @@ class CachedStore(KeyedStore):
         answer: int = yield Call("count", (now,))
         return answer
 
-    def claim_flow(
-        self, key: bytes, now: int, until: int, latest: int | None = None
-    ) -> Flow[bool]:
+    def claim_flow(self, key: bytes, now: int, until: int, latest: int | None = None) -> Flow[bool]:
         """See ``Store.claim``."""
         given = (key, now, until) if latest is None else (key, now, until, latest)
         answer: bool = yield Call("claim", given)
@@ -376,6 +374,13 @@ class CachedStore(KeyedStore):
     def purge_flow(self, now: int, limit: int, exact: bool = False) -> Flow[int]:
         """See ``Store.purge``; what it deletes has expired, and no cached row outlives that."""
         answer: int = yield Call("purge", (now, limit, exact))
+        return answer
+
+    def purge_retired_flow(self, now: int, limit: int) -> Flow[int]:
+        """See ``Store.purge``; 0 where the store has left none."""
+        if not (hasattr(self.store, "purge_retired") or hasattr(self.store, "apurge_retired")):
+            return 0
+        answer: int = yield Call("purge_retired", (now, limit))
         return answer
 
     prepare, aprepare = twins(prepare_flow)
@@ -396,6 +401,7 @@ class CachedStore(KeyedStore):
     claim, aclaim = twins(claim_flow)
     release, arelease = twins(release_flow)
     purge, apurge = twins(purge_flow)
+    purge_retired, apurge_retired = twins(purge_retired_flow)
 
     def forget_key(self, sid_hash: bytes) -> None:
         self.cache.unbury(sid_hash)

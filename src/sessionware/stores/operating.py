@@ -18,7 +18,7 @@ READS: Final = frozenset(
 )
 STEPS: Final = frozenset(
     {"load", "reload", "stamp", "insert", "replace", "rotate", "alter", "touch", "remove"}
-    | {"purge", "checkpoint"}
+    | {"purge", "purge_retired", "checkpoint"}
 )
 IN_TRANSACTION: Final = frozenset({"rotate", "alter"})
 

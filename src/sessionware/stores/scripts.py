@@ -148,15 +148,21 @@ class Scripts:
     def delete_spent(self, connection: Connection, ids: list[int], now: int, limit: int) -> int:
         """Delete these unless they have been touched, and spent tombstones."""
         deleted = self._delete_ids(connection, ids, self.schema.sessions.c.expires_at <= now)
+        self.delete_retired(connection, now, limit)
+        return deleted
+
+    def delete_retired(self, connection: Connection, now: int, limit: int) -> int:
+        """Delete a batch of spent tombstones."""
         retired = self.schema.retired.c
         statement = select(retired.sid_hash).where(
             retired.until <= now, retired.sid_hash != PURGE_LEASE
         )
         hashes = sorted(connection.execute(statement.limit(limit)).scalars())
+        deleted = 0
         for part in _parts(hashes):
             # A lease that has run out may have been taken again meanwhile.
             removal = delete(self.schema.retired).where(retired.sid_hash.in_(part))
-            connection.execute(removal.where(retired.until <= now))
+            deleted += connection.execute(removal.where(retired.until <= now)).rowcount
         return deleted
 
     def _delete_ids(self, connection: Connection, ids: list[int], condition: Any) -> int:

@@ -67,6 +67,11 @@ class Spent:
         yield self._tombstones, given
         return deleted
 
+    def purge_retired(self, now: int, limit: int) -> Script[int]:
+        """See ``Store.purge``."""
+        deleted: int = yield self._tombstones, (now, limit, PURGE_LEASE)
+        return deleted
+
 
 def _deletion(
     table: Table,

@@ -385,6 +385,10 @@ class SQLStore(SQLBase):
         """See ``Store.purge``."""
         return drive(self._purge_flow(now, limit, exact), self)
 
+    def purge_retired(self, now: int, limit: int) -> int:
+        """See ``Store.purge``."""
+        return drive(self._purge_retired_flow(now, limit), self)
+
     def close(self) -> None:
         """Close the connections of an engine of our own; the application's engine stays open."""
         with self._setup:

@@ -358,6 +358,10 @@ class AsyncSQLStore(SQLBase):
         """See ``Store.purge``."""
         return await adrive(self._purge_flow(now, limit, exact), self)
 
+    async def apurge_retired(self, now: int, limit: int) -> int:
+        """See ``Store.purge``."""
+        return await adrive(self._purge_retired_flow(now, limit), self)
+
     async def aclose(self) -> None:
         """Close the connections of an engine of our own; the application's engine stays open."""
         place = self._places.pop(asyncio.get_running_loop(), None)

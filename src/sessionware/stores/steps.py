@@ -108,7 +108,9 @@ class Steps:
         }
         self._retire = Statement(insert(schema.retired), Gives.NOTHING, ("sid_hash", "until"))
         self._many = ManySaves(schema)
-        self.purge = Spent(schema).purge
+        spent = Spent(schema)
+        self.purge = spent.purge
+        self.purge_retired = spent.purge_retired
 
     def _plain_save(self, guarded: Any) -> Statement:
         sessions = self.schema.sessions.c

@@ -66,6 +66,20 @@ class PurgingChecks(Checks):
         # Before its end it would still be answered for, if it was there.
         assert [subject.load(old.sid_hash, NOW) for old in olds] == [None] * 3
 
+    def test_no_spent_tombstone_is_left_by_a_purge_that_is_done(
+        self, no_own_clock: None, subject: Store
+    ) -> None:
+        olds = [_rotated(subject, NOW + MINUTE) for _ in range(7)]
+        standing = _rotated(subject, NOW + HOUR)
+
+        assert subject.purge(NOW + MINUTE, 2) == 0
+        more = getattr(subject, "purge_retired", None)
+        while more is not None and more(NOW + MINUTE, 2) == 2:
+            pass
+
+        assert [subject.load(old.sid_hash, NOW) for old in olds] == [None] * 7
+        assert subject.load(standing.sid_hash, NOW) is RETIRED
+
     def test_the_lease_on_purging_is_held_until_its_end(self, subject: Store) -> None:
         assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE) is True
         assert subject.claim(PURGE_LEASE, NOW, NOW + HOUR) is False
@@ -75,9 +89,7 @@ class PurgingChecks(Checks):
         assert subject.claim(PURGE_LEASE, NOW + MINUTE, NOW + 2 * HOUR) is False
         assert subject.claim(PURGE_LEASE, NOW + 24 * HOUR, NOW + 25 * HOUR) is True
 
-    def test_a_lease_that_ends_too_late_to_be_true_is_taken_over_once(
-        self, subject: Store
-    ) -> None:
+    def test_a_lease_that_ends_too_late_to_be_true_is_taken_over_once(self, subject: Store) -> None:
         latest = NOW + HOUR
         assert subject.claim(PURGE_LEASE, NOW, latest + 1) is True
 
