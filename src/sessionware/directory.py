@@ -11,7 +11,7 @@ from typing import Any
 from . import clock
 from .errors import OutcomeUnknown
 from .events import EventSink
-from .flows import Flow, T, twins
+from .flows import Flow, Parts, T, part_twins, twins
 from .records import handle_of
 from .session import Session, as_datetime
 from .states import state_of
@@ -107,16 +107,19 @@ class Directory:
             self.events.emit("ended", None, "revoked with all of the user's")
         return len(hashes)
 
-    def revoke_all_flow(self) -> Flow[int]:
-        """End every session of everybody; how many there were."""
-        removed = yield from _once_more(self.store.remove_all_flow)
+    def revoke_all_parts(self) -> Parts[int]:
+        """End every session of everybody; how many there were. One that begins meanwhile may stay.
+
+        In batches: after an error some have ended, and calling it again goes on.
+        """
+        removed = yield from self.store.remove_all_parts()
         self.events.emit("ended", None, f"all {removed} sessions were revoked")
         return removed
 
     list_sessions, alist_sessions = twins(list_sessions_flow)
     revoke, arevoke = twins(revoke_flow)
     revoke_user, arevoke_user = twins(revoke_user_flow)
-    revoke_all, arevoke_all = twins(revoke_all_flow)
+    revoke_all, arevoke_all = part_twins(revoke_all_parts)
 
 
 def _loaded_row(session: Session | None) -> Row | None:

@@ -43,6 +43,10 @@ class Pause(NamedTuple):
 Flow: TypeAlias = Generator[Call | Pause, Any, T]
 
 
+Parts: TypeAlias = Generator[Flow[Any] | Pause, Any, T]
+"""What may take longer than a store has to answer: flows one after the other, with rests."""
+
+
 def deferred(make: Callable[[], Flow[T]]) -> Flow[T]:
     """A flow that is made when it begins."""
     return (yield from make())
@@ -129,9 +133,69 @@ def twins(
     async def amethod(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.arun(flow(self, *args, **kwargs))
 
-    functions: tuple[Any, Any] = (method, amethod)
-    for function, public in zip(functions, (name, "a" + name), strict=True):
-        function.__name__ = public
-        function.__qualname__ = flow.__qualname__.replace(flow.__name__, public)
-        function.__doc__ = flow.__doc__
+    _dress(flow, method, name)
+    _dress(flow, amethod, "a" + name)
     return method, amethod
+
+
+def part_twins(
+    parts: Callable[Concatenate[Owner, P], Parts[T]],
+) -> tuple[
+    Callable[Concatenate[Owner, P], T],
+    Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]],
+]:
+    """As ``twins``, of a method that gives parts: each is run, and waited for, by itself."""
+    name = parts.__name__.removesuffix("_parts")
+
+    def method(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return _run_parts(parts(self, *args, **kwargs), self)
+
+    async def amethod(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _arun_parts(parts(self, *args, **kwargs), self)
+
+    _dress(parts, method, name)
+    _dress(parts, amethod, "a" + name)
+    return method, amethod
+
+
+def _dress(source: Any, function: Any, name: str) -> None:
+    function.__name__ = name
+    function.__qualname__ = source.__qualname__.replace(source.__name__, name)
+    function.__doc__ = source.__doc__
+
+
+def _run_parts(parts: Parts[T], owner: RunsFlows) -> T:
+    answer: Any = None
+    error: Exception | None = None
+    while True:
+        try:
+            part = parts.send(answer) if error is None else parts.throw(error)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        answer, error = None, None
+        try:
+            if isinstance(part, Pause):
+                time.sleep(part.seconds)
+            else:
+                answer = owner.run(part)
+        except Exception as raised:
+            error = raised
+
+
+async def _arun_parts(parts: Parts[T], owner: RunsFlows) -> T:
+    answer: Any = None
+    error: Exception | None = None
+    with closing(parts):
+        while True:
+            try:
+                part = parts.send(answer) if error is None else parts.throw(error)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            answer, error = None, None
+            try:
+                if isinstance(part, Pause):
+                    await anyio.sleep(part.seconds)
+                else:
+                    answer = await owner.arun(part)
+            except Exception as raised:
+                error = raised

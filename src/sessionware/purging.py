@@ -87,7 +87,7 @@ class Purges:
 
     def _stages(self, exact: bool) -> tuple[_Stage, _Stage]:
         """Sessions, and then what these batches have left of the tombstones."""
-        most = int(getattr(self.store.store, "purge_batch", 1000))
+        most = self.store.batch
         sessions, retired = Progress(most, exact), Progress(most, exact=False)
 
         def of_sessions() -> Flow[int]:

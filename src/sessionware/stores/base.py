@@ -15,6 +15,7 @@ from ..flows import Call, Flow
 from .bulk import Bulk
 from .executing import Through
 from .grouping import methods_of
+from .protocol import Removed
 from .schema import Schema
 from .scripts import Scripts
 from .steps import Steps
@@ -113,6 +114,13 @@ class SQLBase:
         if deleted and backend == "sqlite":
             yield Call("execute", ("checkpoint",))
         return deleted
+
+    def _remove_some_flow(self, after: int, last: int, limit: int) -> Flow[Removed]:
+        reached: int = yield Call("execute", ("next_id", after, last, limit))
+        deleted: int = yield Call("execute", ("remove_range", after, reached))
+        if deleted and self._url.get_backend_name() == "sqlite":
+            yield Call("execute", ("checkpoint",))
+        return Removed(deleted, reached)
 
     def make_tables(self, connection: Connection) -> None:
         if self._create_table:

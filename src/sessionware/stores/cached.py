@@ -21,6 +21,7 @@ from ..flows import Call, Flow, T, twins
 from ..records import RecordFormat
 from ..runners import runner_for
 from . import forking
+from .clearing import Clears
 from .keyed import KeyedStore
 from .protocol import RETIRED, Decision, Found, Row, Stamp
 
@@ -28,7 +29,7 @@ from .protocol import RETIRED, Decision, Found, Row, Stamp
 TOMBSTONE_SECONDS = 60.0
 
 
-class CachedStore(KeyedStore):
+class CachedStore(Clears, KeyedStore):
     """Rows of ``store`` through a cache in this process.
 
     ``store`` is an object with the store protocol. ``cache_ttl`` (seconds) and ``cache_max_bytes``
@@ -342,19 +343,6 @@ class CachedStore(KeyedStore):
             yield from self._tell(tuple(hashes))
         return hashes
 
-    def remove_all_flow(self) -> Flow[int]:
-        """See ``Store.remove_all``."""
-        try:
-            deleted: int = yield Call("remove_all")
-        except BaseException:
-            self._heard(None)
-            self.channel.changed(None)
-            raise
-        finally:
-            self.cache.clear()
-        yield from self._tell(None)
-        return deleted
-
     def count_flow(self, now: int) -> Flow[int]:
         """See ``Store.count``."""
         answer: int = yield Call("count", (now,))
@@ -396,7 +384,6 @@ class CachedStore(KeyedStore):
     remove, aremove = twins(remove_flow)
     user_rows, auser_rows = twins(user_rows_flow)
     remove_user, aremove_user = twins(remove_user_flow)
-    remove_all, aremove_all = twins(remove_all_flow)
     count, acount = twins(count_flow)
     claim, aclaim = twins(claim_flow)
     release, arelease = twins(release_flow)

@@ -11,7 +11,9 @@ from ..errors import OutcomeUnknown
 from ..flows import Call
 
 # What moves the stamps of the rows it changes. A touch changes nothing that a cache must know.
-MOVES: Final = frozenset({"replace", "rotate", "alter", "remove", "remove_user", "remove_all"})
+MOVES: Final = frozenset(
+    {"replace", "rotate", "alter", "remove", "remove_user", "remove_all", "remove_range"}
+)
 BULK: Final = frozenset({"insert", "replace", "touch"})
 """Of which many are one statement on PostgreSQL."""
 _ON_SQLITE: Final = frozenset({"insert", "replace", "rotate", "touch", "remove"})

@@ -11,7 +11,7 @@ from .. import clock
 from ..chance import eight_bytes
 from ..codecs import Codec
 from ..errors import Contention, DuplicateKey, SessionTooLarge
-from ..flows import Flow, Pause, T, twins
+from ..flows import Flow, Parts, Pause, T, part_twins, twins
 from ..lifetimes import DEFAULT_EXPIRY
 from ..records import HANDLE_BYTES, NO_OWNER, Header, RecordFormat
 from ..tokens import new_id
@@ -59,7 +59,7 @@ class KeyedStore:
         """Let a key that was deleted be used again."""
         raise NotImplementedError
 
-    def remove_all_flow(self) -> Flow[int]:
+    def remove_all_parts(self) -> Parts[int]:
         raise NotImplementedError
 
     def count_flow(self, now: int) -> Flow[int]:
@@ -146,9 +146,9 @@ class KeyedStore:
         self.forget_key(found.sid_hash)
         return removed and found.expires_at > now
 
-    def clear_flow(self) -> Flow[int]:
+    def clear_parts(self) -> Parts[int]:
         """Delete everything, sessions too; how many there were."""
-        return (yield from self.remove_all_flow())
+        return (yield from self.remove_all_parts())
 
     def size_flow(self) -> Flow[int]:
         """How many values there are; ``len(store)`` is the same."""
@@ -162,7 +162,7 @@ class KeyedStore:
     save, asave = twins(save_flow)
     expire, aexpire = twins(expire_flow)
     delete, adelete = twins(delete_flow)
-    clear, aclear = twins(clear_flow)
+    clear, aclear = part_twins(clear_parts)
     size, asize = twins(size_flow)
 
     def __len__(self) -> int:

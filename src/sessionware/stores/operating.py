@@ -15,10 +15,11 @@ from .steps import Steps
 # None of them waits for other writers.
 READS: Final = frozenset(
     {"load", "reload", "stamp", "user_rows", "count", "is_empty", "spent", "checkpoint"}
+    | {"last_id", "next_id"}
 )
 STEPS: Final = frozenset(
     {"load", "reload", "stamp", "insert", "replace", "rotate", "alter", "touch", "remove"}
-    | {"purge", "purge_retired", "checkpoint"}
+    | {"purge", "purge_retired", "checkpoint", "last_id", "next_id", "remove_range"}
 )
 IN_TRANSACTION: Final = frozenset({"rotate", "alter"})
 
@@ -92,7 +93,7 @@ def _answer(steps: Steps, call: Call, executor: Executor) -> Any:
 def hashes_before(method: str, args: tuple[Any, ...]) -> tuple[bytes, ...] | None:
     """The hashes of what a method is about to change; None: of any row."""
     match method:
-        case "remove_all" | "remove_user":
+        case "remove_all" | "remove_range" | "remove_user":
             return None
         case _:
             return (args[0].sid_hash,)

@@ -52,6 +52,13 @@ class Stamp(NamedTuple):
     id: int
 
 
+class Removed(NamedTuple):
+    """What ``remove_some`` did: how many rows it deleted, and the last id that it has seen to."""
+
+    deleted: int
+    reached: int
+
+
 PURGE_LEASE: Final = bytes(32)
 """The key of the lease on purging; no SHA-256 of an ID is known to be all zeros."""
 
@@ -149,7 +156,13 @@ class Store(Protocol):
         ...
 
     def remove_all(self) -> int:
-        """Delete every row; how many there were."""
+        """Delete every row; how many there were.
+
+        A store for which that may take long also has ``last_id()``, the highest id there is or 0,
+        and ``remove_some(after, last, limit)``, which deletes about ``limit`` rows, those with the
+        lowest ids above ``after`` and up to ``last``, and gives a ``Removed``. ``last`` is reached
+        when none of them is left.
+        """
         ...
 
     def count(self, now: int) -> int:

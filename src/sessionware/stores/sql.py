@@ -27,6 +27,7 @@ from .forking import Gate, close_over_forks, hold, in_use, refuse_inherited
 from .grouping import MOVES, after_failure, moved
 from .lending import Lender, Lent
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
+from .protocol import Removed
 from .statements import T
 
 
@@ -376,10 +377,15 @@ class SQLStore(SQLBase):
     user_rows = _blocking("user_rows")
     remove_user = _blocking("remove_user")
     remove_all = _blocking("remove_all")
+    last_id = _blocking("last_id")
     count = _blocking("count")
     claim = _blocking("claim")
     release = _blocking("release")
     notify = _blocking("notify")
+
+    def remove_some(self, after: int, last: int, limit: int) -> Removed:
+        """See ``Store.remove_all``."""
+        return drive(self._remove_some_flow(after, last, limit), self)
 
     def purge(self, now: int, limit: int, exact: bool = False) -> int:
         """See ``Store.purge``."""

@@ -31,6 +31,7 @@ from .grouping import MOVES, after_failure, moved
 from .native import AiosqliteNative, AsyncpgNative
 from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
 from .places import Held, Place, parents
+from .protocol import Removed
 from .statements import T
 
 
@@ -349,10 +350,15 @@ class AsyncSQLStore(SQLBase):
     auser_rows = _awaited("user_rows")
     aremove_user = _awaited("remove_user")
     aremove_all = _awaited("remove_all")
+    alast_id = _awaited("last_id")
     acount = _awaited("count")
     aclaim = _awaited("claim")
     arelease = _awaited("release")
     anotify = _awaited("notify")
+
+    async def aremove_some(self, after: int, last: int, limit: int) -> Removed:
+        """See ``Store.remove_all``."""
+        return await adrive(self._remove_some_flow(after, last, limit), self)
 
     async def apurge(self, now: int, limit: int, exact: bool = False) -> int:
         """See ``Store.purge``."""

@@ -79,7 +79,7 @@ def _picking(places: tuple[int, ...]) -> Callable[[tuple[Any, ...]], tuple[Any, 
     if len(places) == 1:
         (place,) = places
         return lambda values: (values[place],)
-    return itemgetter(*places)
+    return itemgetter(*places) if places else lambda _: ()
 
 
 class Text(NamedTuple):

@@ -26,6 +26,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from ..errors import DuplicateKey
 from ..flows import Call
+from .emptying import Emptying
 from .many import ManySaves
 from .protocol import RETIRED, Decision, Found, Row, Stamp
 from .saving import CONTENT, TIMES, Larger, grows, is_plain
@@ -108,6 +109,10 @@ class Steps:
         }
         self._retire = Statement(insert(schema.retired), Gives.NOTHING, ("sid_hash", "until"))
         self._many = ManySaves(schema)
+        emptying = Emptying(schema)
+        self.last_id = emptying.last_id
+        self.next_id = emptying.next_id
+        self.remove_range = emptying.remove_range
         spent = Spent(schema)
         self.purge = spent.purge
         self.purge_retired = spent.purge_retired

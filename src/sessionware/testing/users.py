@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ..stores.protocol import Row, Store
 from .support import MINUTE, NOW, Checks, following, new_hash, put
 
@@ -130,6 +132,28 @@ class UserChecks(Checks):
         put(subject)
 
         assert [type(sid_hash) for sid_hash in subject.remove_user("alice")] == [bytes]
+
+    def test_remove_some_deletes_about_as_many_as_it_is_told_the_lowest_ids_first(
+        self, subject: Store
+    ) -> None:
+        remove_some, last_id = (getattr(subject, name, None) for name in ("remove_some", "last_id"))
+        if remove_some is None or last_id is None:
+            pytest.skip("this store has no remove_some")
+        assert last_id() == 0
+        assert remove_some(0, 0, 2) == (0, 0)
+        rows = [put(subject, user_id=user_id) for user_id in ("alice", None, "bob")]
+        last = last_id()
+        assert last == rows[-1].id
+        later = put(subject)
+
+        first = remove_some(0, last, 2)
+        assert first == (2, rows[1].id)
+        assert subject.reload(rows[2].id) == rows[2]
+        assert remove_some(first.reached, last, 2) == (1, last)
+
+        assert [subject.reload(row.id) for row in rows] == [None] * 3
+        assert subject.reload(later.id) == later
+        assert remove_some(0, last, 2) == (0, last)
 
     def test_remove_all_leaves_nothing(self, subject: Store) -> None:
         assert subject.remove_all() == 0

@@ -1,0 +1,86 @@
+"""Ending everything, in parts: no table is too large for a time-out, and others go on meanwhile."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ..cache import RowCache
+from ..coherence import Channel
+from ..errors import OutcomeUnknown
+from ..flows import Call, Flow, Parts, Pause, T, part_twins
+from ..pacing import HASTY_TARGET, Pace
+from .protocol import Removed
+
+
+class Clears:
+    """The part of a ``CachedStore`` that deletes every row."""
+
+    store: Any
+    cache: RowCache
+    channel: Channel
+
+    def run(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
+    async def arun(self, flow: Flow[T], /) -> T:
+        raise NotImplementedError
+
+    def _heard(self, hashes: tuple[bytes, ...] | None) -> None:
+        raise NotImplementedError
+
+    def _tell(self, hashes: tuple[bytes, ...] | None) -> Flow[None]:
+        raise NotImplementedError
+
+    @property
+    def batch(self) -> int:
+        """How many rows the store deletes at a time at the most."""
+        return int(getattr(self.store, "purge_batch", 1000))
+
+    def remove_all_parts(self) -> Parts[int]:
+        """See ``Store.remove_all``. What begins meanwhile may stay."""
+        if not (hasattr(self.store, "remove_some") or hasattr(self.store, "aremove_some")):
+            count: int = yield from self._surely(Call("remove_all"))
+            return count
+        pace, after, deleted = Pace(self.batch, HASTY_TARGET), 0, 0
+        last: int = yield self._last_id()
+        while True:
+            began = time.perf_counter()
+            call = Call("remove_some", (after, last, pace.size))
+            removed: Removed = yield from self._surely(call)
+            seconds = time.perf_counter() - began
+            deleted, after = deleted + removed.deleted, removed.reached
+            if after >= last:
+                return deleted
+            pace.note(seconds)
+            # At least half of the time is the others'.
+            yield Pause(seconds)
+
+    def _last_id(self) -> Flow[int]:
+        answer: int = yield Call("last_id")
+        return answer
+
+    def _surely(self, call: Call) -> Parts[Any]:
+        """Deleting what is gone does no harm, so a lost answer is asked for again."""
+        try:
+            return (yield self._emptying(call))
+        except OutcomeUnknown:
+            pass
+        return (yield self._emptying(call))
+
+    def _emptying(self, call: Call) -> Flow[Any]:
+        """Delete any rows, and let everybody know: with each part, since a part that is under way
+        is done whatever becomes of the whole.
+        """
+        try:
+            answer: Any = yield call
+        except BaseException:
+            self._heard(None)
+            self.channel.changed(None)
+            raise
+        finally:
+            self.cache.clear()
+        yield from self._tell(None)
+        return answer
+
+    remove_all, aremove_all = part_twins(remove_all_parts)
