@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -400,6 +401,26 @@ def test_what_was_changed_just_before_the_shutdown_is_still_told(
         change(here, cookie, n=number)
         here.shutdown()
         until(lambda number=number: content(there, cookie) == {"n": number}, patience=0.5)  # type: ignore[misc]
+
+
+@pytest.fixture
+def silent(postgres_url: str) -> Iterator[str]:
+    """An address that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = make_url(postgres_url).set(host="127.0.0.1", port=server.getsockname()[1])
+        yield url.render_as_string(hide_password=False)
+
+
+def test_who_changes_something_and_ends_before_it_has_a_listener_tells_the_others(
+    make_manager: Make, postgres_url: str, silent: str
+) -> None:
+    there = make_manager(postgres_url)
+    cookie = session(there, n=1)
+    warm(there, cookie)
+    script = make_manager(postgres_url, listen_url=silent)
+    change(script, cookie, n=2)
+    script.shutdown()
+    until(lambda: content(there, cookie) == {"n": 2}, patience=0.5)
 
 
 def test_a_channel_that_is_dropped_leaves_no_thread(

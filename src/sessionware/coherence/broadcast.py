@@ -32,6 +32,7 @@ _UNFIT_PAUSE: Final = 60.0
 
 
 _BEGINNING_SECONDS: Final = 0.25
+_NAME: Final = "sessionware-channel"
 
 
 class Unfit(Exception):
@@ -50,7 +51,9 @@ class Transport(Protocol):
         ...
 
     def prove(self, text: str) -> None:
-        """Say a text over another connection, one like those that applications use."""
+        """Say a text over another connection, one like those that applications use. Where the
+        store can say it too, from any thread.
+        """
         ...
 
     def say(self, text: str) -> None: ...
@@ -71,8 +74,9 @@ class _Service:
     hangs and the one that came after it.
     """
 
-    def __init__(self, transport: Transport, line: Line) -> None:
+    def __init__(self, transport: Transport, line: Line, proves_apart: bool) -> None:
         self.transport = transport
+        self._proves_apart = proves_apart
         self.line = line
         self.stop = threading.Event()
         self.thread: threading.Thread | None = None
@@ -92,8 +96,25 @@ class _Service:
         self.stop.set()
         self.transport.wake()
         thread = self.thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(patience)
+        if thread is None or thread is threading.current_thread():
+            return
+        thread.join(min(patience, _BEGINNING_SECONDS))
+        if thread.is_alive() and self._proves_apart:
+            self._say_instead(patience)
+        thread.join(max(0.0, patience - _BEGINNING_SECONDS))
+
+    def _say_instead(self, patience: float) -> None:
+        """Say what the thread does not come to say: it waits for a connection, or for an answer."""
+        line = self.line
+        if line.waiting or line.unheard:
+            text = line.at_once(None if line.unheard else ())
+            # In one more thread, since nothing may answer there either.
+            saying = threading.Thread(
+                target=_say_apart, args=(self.transport, text), name=_NAME, daemon=True
+            )
+            with suppress(RuntimeError):
+                saying.start()
+                saying.join(patience)
 
 
 class Broadcast:
@@ -170,11 +191,11 @@ class Broadcast:
     def _start(self) -> _Service:
         with self._lock:
             if self._service is None:
-                service = _Service(self._transport(), self._line)
+                service = _Service(self._transport(), self._line, self._by_store is not None)
                 service.thread = threading.Thread(
                     target=_serve,
                     args=(weakref.ref(self), service),
-                    name="sessionware-channel",
+                    name=_NAME,
                     daemon=True,
                 )
                 try:
@@ -229,8 +250,12 @@ def _say_otherwise(service: _Service) -> None:
     the store to say it with.
     """
     if service.line.waiting:
-        with suppress(Exception):
-            service.transport.prove(service.line.at_once(()))
+        _say_apart(service.transport, service.line.at_once(()))
+
+
+def _say_apart(transport: Transport, text: str) -> None:
+    with suppress(Exception):
+        transport.prove(text)
 
 
 def _prove(service: _Service) -> None:
