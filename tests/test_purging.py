@@ -15,8 +15,9 @@ import pytest
 from sessionware import MemoryStore, SessionManager
 from sessionware.pacing import FIRST, LEAST, TARGET
 from sessionware.purging import Purger
+from sessionware.stores.protocol import Store
 from tests.apps import Managers
-from tests.byhand import Clock, Visitor, expiring, storing
+from tests.byhand import DAY, Clock, Visitor, expiring, storing
 
 PATIENCE = 5
 NAME = "sessionware-purge"
@@ -272,6 +273,20 @@ class Batches(MemoryStore):
         return super().purge(now, limit, exact)
 
 
+class Plainest:
+    """A store with the methods that every store has to have."""
+
+    blocking = False
+
+    def __init__(self) -> None:
+        self._memory = MemoryStore()
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in Store.__dict__:
+            raise AttributeError(name)
+        return getattr(self._memory, name)
+
+
 @pytest.fixture
 def manager(clock: Clock) -> SessionManager:
     return Managers()(store=Batches(), idle_timeout=600)
@@ -324,6 +339,20 @@ class TestByHand:
         assert [claim(manager), claim(other), claim(manager)] == [True, False, False]
         clock.tick(300)
         assert [claim(other), claim(manager)] == [True, False]
+
+    def test_a_store_that_can_do_no_more_than_the_protocol_is_purged_and_emptied_too(
+        self, clock: Clock, how: str
+    ) -> None:
+        manager = Managers()(store=Plainest())
+        visitors = [Visitor(manager) for _ in range(2)]
+        for visitor in visitors:
+            visitor.visit(storing(a=1))
+        visitors[0].visit(expiring(60))
+        clock.tick(DAY / 1000)
+
+        assert manager.claim_purge(300)
+        assert purged(manager, how) == 1
+        assert manager.revoke_all() == 1
 
     def test_a_clock_that_ran_ahead_for_a_moment_keeps_nobody_from_purging(
         self, manager: SessionManager, clock: Clock, how: str

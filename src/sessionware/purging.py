@@ -56,7 +56,7 @@ class Purges:
         now = clock.now()
         until = now + int(seconds * 1000)
         # What ends later was claimed by a clock that ran ahead, and would stand until that time.
-        return self.store.claim_flow(PURGE_LEASE, now, until, until + _MOST_SKEW_MS)
+        return self.store.take_over_flow(PURGE_LEASE, now, until, until + _MOST_SKEW_MS)
 
     def purge(self, *, exact: bool = True) -> int:
         """Delete expired rows, a batch a transaction, at rest for most of the time; how many there

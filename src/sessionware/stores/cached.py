@@ -348,10 +348,16 @@ class CachedStore(Clears, KeyedStore):
         answer: int = yield Call("count", (now,))
         return answer
 
-    def claim_flow(self, key: bytes, now: int, until: int, latest: int | None = None) -> Flow[bool]:
+    def claim_flow(self, key: bytes, now: int, until: int) -> Flow[bool]:
         """See ``Store.claim``."""
-        given = (key, now, until) if latest is None else (key, now, until, latest)
-        answer: bool = yield Call("claim", given)
+        answer: bool = yield Call("claim", (key, now, until))
+        return answer
+
+    def take_over_flow(self, key: bytes, now: int, until: int, latest: int) -> Flow[bool]:
+        """See ``Store.claim``, which takes its place where the store has none of its own."""
+        if not (hasattr(self.store, "take_over") or hasattr(self.store, "atake_over")):
+            return (yield from self.claim_flow(key, now, until))
+        answer: bool = yield Call("take_over", (key, now, until, latest))
         return answer
 
     def release_flow(self, key: bytes, until: int) -> Flow[bool]:
@@ -386,6 +392,7 @@ class CachedStore(Clears, KeyedStore):
     remove_user, aremove_user = twins(remove_user_flow)
     count, acount = twins(count_flow)
     claim, aclaim = twins(claim_flow)
+    take_over, atake_over = twins(take_over_flow)
     release, arelease = twins(release_flow)
     purge, apurge = twins(purge_flow)
     purge_retired, apurge_retired = twins(purge_retired_flow)

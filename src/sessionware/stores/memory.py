@@ -160,7 +160,10 @@ class MemoryStore:
         with self._lock:
             return sum(row.expires_at > now for row in self._rows.values())
 
-    def claim(self, key: bytes, now: int, until: int, latest: int | None = None) -> bool:
+    def claim(self, key: bytes, now: int, until: int) -> bool:
+        return self.take_over(key, now, until)
+
+    def take_over(self, key: bytes, now: int, until: int, latest: int | None = None) -> bool:
         with self._lock:
             held = self._leases.get(key, 0)
             if held > now and (latest is None or held <= latest):

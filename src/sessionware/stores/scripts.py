@@ -98,7 +98,10 @@ class Scripts:
 
     # Leases are rows among the retired hashes: that works on every database, through any pooler.
 
-    def claim(
+    def claim(self, connection: Connection, key: bytes, now: int, until: int) -> bool:
+        return self.take_over(connection, key, now, until)
+
+    def take_over(
         self,
         connection: Connection,
         key: bytes,

@@ -380,6 +380,7 @@ class SQLStore(SQLBase):
     last_id = _blocking("last_id")
     count = _blocking("count")
     claim = _blocking("claim")
+    take_over = _blocking("take_over")
     release = _blocking("release")
     notify = _blocking("notify")
 

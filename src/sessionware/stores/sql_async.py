@@ -353,6 +353,7 @@ class AsyncSQLStore(SQLBase):
     alast_id = _awaited("last_id")
     acount = _awaited("count")
     aclaim = _awaited("claim")
+    atake_over = _awaited("take_over")
     arelease = _awaited("release")
     anotify = _awaited("notify")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ..stores.protocol import PURGE_LEASE, RETIRED, Row, Store
 from .support import HOUR, MINUTE, NOW, SPENT, Checks, following, new_hash, put
 
@@ -90,14 +92,17 @@ class PurgingChecks(Checks):
         assert subject.claim(PURGE_LEASE, NOW + 24 * HOUR, NOW + 25 * HOUR) is True
 
     def test_a_lease_that_ends_too_late_to_be_true_is_taken_over_once(self, subject: Store) -> None:
+        take_over = getattr(subject, "take_over", None)
+        if take_over is None:
+            pytest.skip("this store has no take_over")
         latest = NOW + HOUR
         assert subject.claim(PURGE_LEASE, NOW, latest + 1) is True
 
         assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE) is False
-        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE, latest + 1) is False
-        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE, latest) is True
-        assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE, latest) is False
-        assert subject.claim(PURGE_LEASE, NOW + MINUTE, NOW + HOUR, latest) is True
+        assert take_over(PURGE_LEASE, NOW, NOW + MINUTE, latest + 1) is False
+        assert take_over(PURGE_LEASE, NOW, NOW + MINUTE, latest) is True
+        assert take_over(PURGE_LEASE, NOW, NOW + MINUTE, latest) is False
+        assert take_over(PURGE_LEASE, NOW + MINUTE, NOW + HOUR, latest) is True
 
     def test_purging_leaves_the_lease_alone(self, subject: Store) -> None:
         assert subject.claim(PURGE_LEASE, NOW, NOW + MINUTE)
