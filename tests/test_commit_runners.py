@@ -115,6 +115,10 @@ def test_what_is_done_for_several_requests_has_the_context_of_none(
         await runner.arun_shared("key", lambda: telling(number), lambda: None)
 
     async def run() -> None:
+        # An application's factory may know nothing of contexts.
+        asyncio.get_running_loop().set_task_factory(
+            lambda loop, coro: asyncio.Task(coro, loop=loop)
+        )
         runner = make_runner()
         await asyncio.gather(*(save(runner, number) for number in range(count)))
         await runner.aclose()
@@ -122,6 +126,29 @@ def test_what_is_done_for_several_requests_has_the_context_of_none(
     asyncio.run(run())
     assert len(seen) > count
     assert set(seen) == {None}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_where_no_task_can_be_had_all_who_wait_are_told_and_the_next_are_served() -> None:
+    runner = LoopRunner(AsyncStore(), 2.0)
+
+    def calling() -> Flow[str]:
+        yield Call("replace", (1,))
+        return "done"
+
+    def none(*_: Any) -> Any:
+        raise MemoryError
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(none)
+    with pytest.raises(MemoryError):
+        await runner.acommit(calling())
+    with pytest.raises(MemoryError):
+        await runner.arun_shared("key", calling, lambda: None)
+    loop.set_task_factory(None)
+    assert await runner.acommit(calling()) == "done"
+    assert await runner.arun_shared("key", calling, lambda: None) == "done"
 
 
 def test_who_comes_while_others_are_committed_goes_with_them_when_they_come_back(

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -70,7 +71,13 @@ class LoopRunner:
         """Have a task do it; in this request's context, or in ``context`` if it is for others too
         or may outlive the request.
         """
-        task = loop.create_task(work, context=context)
+        # Not by `context=`, which an application's task factory need not know.
+        create = partial(loop.create_task, work)
+        try:
+            task = create() if context is None else context.run(create)
+        except BaseException:
+            work.close()
+            raise
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -154,13 +161,26 @@ class LoopRunner:
             waiter = TaskWaiter(loop)
             flight, current, launch = self._flights.join(key, waiter)
             if launch:
-                self._spawn(loop, self._fly(key, flight, flow), Context())
+                self._launch(loop, key, flight, flow)
             outcome = await waiter.wait(deadline - time.monotonic())
             if current or outcome is None:
                 return self._result(outcome)  # type: ignore[no-any-return]
             found = cached()
             if found is not None:
                 return found
+
+    def _launch(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        key: Hashable,
+        flight: Flight,
+        flow: Callable[[], Flow[Any]],
+    ) -> None:
+        try:
+            self._spawn(loop, self._fly(key, flight, flow), Context())
+        except BaseException as error:
+            # Else all who come later would wait for a load that nobody makes.
+            self._flights.land(key, flight, (None, error))
 
     async def _fly(self, key: Hashable, flight: Flight, flow: Callable[[], Flow[Any]]) -> None:
         flight.begin()
@@ -174,7 +194,7 @@ class LoopRunner:
         job = Job(flow, waiter, queue)
         if queue.add(job) and queue.appoint():
             # A task begins after those that have their turn now: they may bring more.
-            self._spawn(loop, self._lead(loop, queue), Context())
+            self._send_leader(loop, queue)
         outcome = await waiter.wait(self._timeout, PATIENCE, self._nudge, job)
         if outcome is None:
             queue.withdraw(job)
@@ -190,8 +210,14 @@ class LoopRunner:
 
     def _nudge(self, job: Job) -> None:
         if job.queue.wants_leader(job):
-            loop = asyncio.get_running_loop()
-            self._spawn(loop, self._lead(loop, job.queue), Context())
+            self._send_leader(asyncio.get_running_loop(), job.queue)
+
+    def _send_leader(self, loop: asyncio.AbstractEventLoop, queue: Queue) -> None:
+        try:
+            self._spawn(loop, self._lead(loop, queue), Context())
+        except BaseException as error:
+            # Whoever is told that it failed must not find it done later.
+            tell_all([(job.waiter, (None, error)) for job in queue.step_down()])
 
     async def _lead(self, loop: asyncio.AbstractEventLoop, queue: Queue) -> None:
         while jobs := queue.take():
