@@ -98,12 +98,13 @@ class _Service:
         thread = self.thread
         if thread is None or thread is threading.current_thread():
             return
+        deadline = time.monotonic() + patience
         thread.join(min(patience, _BEGINNING_SECONDS))
         if thread.is_alive() and self._proves_apart:
-            self._say_instead(patience)
-        thread.join(max(0.0, patience - _BEGINNING_SECONDS))
+            self._say_instead(deadline)
+        thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _say_instead(self, patience: float) -> None:
+    def _say_instead(self, deadline: float) -> None:
         """Say what the thread does not come to say: it waits for a connection, or for an answer."""
         line = self.line
         if line.waiting or line.unheard:
@@ -114,7 +115,7 @@ class _Service:
             )
             with suppress(RuntimeError):
                 saying.start()
-                saying.join(patience)
+                saying.join(max(0.0, deadline - time.monotonic()))
 
 
 class Broadcast:
