@@ -29,7 +29,9 @@ def _same(one: Any, other: Any) -> bool:
     if kind in (list, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     if kind in (set, frozenset):
-        return {(type(each), each) for each in one} == {(type(each), each) for each in other}
+        # In no order that they have in common: which member is which is found by equality.
+        theirs = {each: each for each in other}
+        return len(one) == len(other) and all(_same(each, theirs[each]) for each in one)
     return bool(one == other)
 
 

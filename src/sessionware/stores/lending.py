@@ -140,7 +140,8 @@ class Lender:
 
     def close(self) -> None:
         """Dispose of them for good."""
-        self._closed = self._closing = True
+        with self._changed:
+            self._closed = self._closing = True
         self.dispose()
 
     def stop(self, deadline: float, until: ExitStack) -> bool:
