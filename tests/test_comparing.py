@@ -117,6 +117,8 @@ def test_what_a_request_left_as_it_was_is_not_written(make: Callable[[], RowMake
         ([1], [True]),
         ([1], (1,)),
         ({1}, {True}),
+        ({(1,)}, {(1.0,)}),
+        ({0.0}, {-0.0}),
         ({1: "a"}, {True: "a"}),
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
         ([date(2026, 1, 1), 1], [date(2026, 1, 1), True]),

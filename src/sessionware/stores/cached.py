@@ -204,8 +204,7 @@ class CachedStore(Clears, KeyedStore):
             answer = yield Call(method, args)
         except BaseException:
             # It may have been done.
-            self._heard(hashes)
-            self.channel.changed(hashes)
+            self._announce(hashes)
             raise
         if answer is not False:
             yield from self._tell(hashes)
@@ -213,11 +212,20 @@ class CachedStore(Clears, KeyedStore):
 
     def _tell(self, hashes: tuple[bytes, ...] | None) -> Flow[None]:
         """A change that nobody hears of is found by its age: no reason to fail the request."""
-        self._heard(hashes)
-        wanted = self.channel.changed(hashes)
+        wanted = self._announce(hashes)
         if wanted is not None:
             with suppress(StoreUnavailable):
                 yield wanted
+
+    def _announce(self, hashes: tuple[bytes, ...] | None) -> Call | None:
+        """Tell whoever listens here, and have the channel tell others; what the store has to say
+        for it.
+        """
+        self._heard(hashes)
+        try:
+            return self.channel.changed(hashes)
+        except StoreUnavailable:
+            return None
 
     def _heard(self, hashes: tuple[bytes, ...] | None) -> None:
         for listener in self.listeners:
@@ -334,8 +342,7 @@ class CachedStore(Clears, KeyedStore):
         except BaseException:
             # Which of them are gone can't be told.
             self.cache.clear()
-            self._heard(None)
-            self.channel.changed(None)
+            self._announce(None)
             raise
         for sid_hash in hashes:
             self.cache.bury(sid_hash, None, TOMBSTONE_SECONDS)

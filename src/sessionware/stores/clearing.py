@@ -6,11 +6,9 @@ import time
 from typing import Any
 
 from ..cache import RowCache
-from ..coherence import Channel
-from ..errors import OutcomeUnknown
+from ..errors import OutcomeUnknown, StoreUnavailable
 from ..flows import Call, Flow, Parts, Pause, T, part_twins
 from ..pacing import HASTY_TARGET, Pace
-from .protocol import Removed
 
 
 class Clears:
@@ -18,7 +16,6 @@ class Clears:
 
     store: Any
     cache: RowCache
-    channel: Channel
 
     def run(self, flow: Flow[T], /) -> T:
         raise NotImplementedError
@@ -26,7 +23,7 @@ class Clears:
     async def arun(self, flow: Flow[T], /) -> T:
         raise NotImplementedError
 
-    def _heard(self, hashes: tuple[bytes, ...] | None) -> None:
+    def _announce(self, hashes: tuple[bytes, ...] | None) -> Call | None:
         raise NotImplementedError
 
     def _tell(self, hashes: tuple[bytes, ...] | None) -> Flow[None]:
@@ -44,14 +41,19 @@ class Clears:
             return count
         pace, after, deleted = Pace(self.batch, HASTY_TARGET), 0, 0
         last: int = yield self._last_id()
+        removed: int
+        reached: int
         while True:
             began = time.perf_counter()
             call = Call("remove_some", (after, last, pace.size))
-            removed: Removed = yield from self._surely(call)
+            removed, reached = yield from self._surely(call)
             seconds = time.perf_counter() - began
-            deleted, after = deleted + removed.deleted, removed.reached
-            if after >= last:
+            deleted += removed
+            if reached >= last:
                 return deleted
+            if reached <= after:
+                raise StoreUnavailable("this store's remove_some comes to no end")
+            after = reached
             pace.note(seconds)
             # At least half of the time is the others'.
             yield Pause(seconds)
@@ -75,8 +77,7 @@ class Clears:
         try:
             answer: Any = yield call
         except BaseException:
-            self._heard(None)
-            self.channel.changed(None)
+            self._announce(None)
             raise
         finally:
             self.cache.clear()

@@ -22,6 +22,8 @@ STEPS: Final = frozenset(
     | {"purge", "purge_retired", "checkpoint", "last_id", "next_id", "remove_range"}
 )
 IN_TRANSACTION: Final = frozenset({"rotate", "alter"})
+# Done as a whole or not at all. Of a purge's two statements the first one stands.
+WHOLE: Final = STEPS - {"purge"}
 
 
 def run_method(

@@ -159,7 +159,7 @@ class Store(Protocol):
         """Delete every row; how many there were.
 
         A store for which that may take long also has ``last_id()``, the highest id there is or 0,
-        and ``remove_some(after, last, limit)``, which deletes about ``limit`` rows, those with the
+        and ``remove_some(after, last, limit)``, which deletes ``limit`` rows, those with the
         lowest ids above ``after`` and up to ``last``, and gives a ``Removed``. ``last`` is reached
         when none of them is left.
         """

@@ -26,7 +26,7 @@ from .faults import broken, connection_is_stale, is_undone, repeats, table_is_mi
 from .forking import Gate, close_over_forks, hold, in_use, refuse_inherited
 from .grouping import MOVES, after_failure, moved
 from .lending import Lender, Lent
-from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
+from .operating import READS, STEPS, WHOLE, hashes_after, hashes_before, run_method, run_together
 from .protocol import Removed
 from .statements import T
 
@@ -283,7 +283,7 @@ class SQLStore(SQLBase):
             try:
                 return call(method, args, kwargs, isolated)
             except Exception as error:
-                if tries >= repeats(error, reading, whole, self._broken):
+                if tries >= repeats(error, reading, method in WHOLE, self._broken):
                     raise
                 isolated = is_undone(error)
             # Of a server that has gone, we have let go of all connections now.

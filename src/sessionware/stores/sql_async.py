@@ -29,7 +29,7 @@ from .faults import broken, connection_is_stale, is_undone, repeats, table_is_mi
 from .forking import close_over_forks, in_use, refuse_inherited
 from .grouping import MOVES, after_failure, moved
 from .native import AiosqliteNative, AsyncpgNative
-from .operating import READS, STEPS, hashes_after, hashes_before, run_method, run_together
+from .operating import READS, STEPS, WHOLE, hashes_after, hashes_before, run_method, run_together
 from .places import Held, Place, parents
 from .protocol import Removed
 from .statements import T
@@ -274,7 +274,7 @@ class AsyncSQLStore(SQLBase):
                     return await self._lent(straight, through)
                 return await self._connected(through)
             except Exception as error:
-                if tries >= repeats(error, reading, whole, self._broken):
+                if tries >= repeats(error, reading, method in WHOLE, self._broken):
                     raise
                 isolated = is_undone(error)
             # Of a server that has gone, we have let go of all connections now.
