@@ -43,8 +43,19 @@ class Pause(NamedTuple):
 Flow: TypeAlias = Generator[Call | Pause, Any, T]
 
 
-Parts: TypeAlias = Generator[Flow[Any] | Pause, Any, T]
+class Part(NamedTuple):
+    """Have the owner run a flow, and wait for it, by itself."""
+
+    flow: Flow[Any]
+
+    def to(self, owner: object, prefix: str = "") -> Any:
+        """As ``Call.to``."""
+        return getattr(owner, prefix + "run")(self.flow)
+
+
+Parts: TypeAlias = Generator[Part | Pause, Any, T]
 """What may take longer than a store has to answer: flows one after the other, with rests."""
+_Wanted: TypeAlias = Call | Part | Pause
 
 
 def deferred(make: Callable[[], Flow[T]]) -> Flow[T]:
@@ -53,9 +64,9 @@ def deferred(make: Callable[[], Flow[T]]) -> Flow[T]:
 
 
 def drive(
-    flow: Flow[T],
+    flow: Generator[_Wanted, Any, T],
     store: object,
-    wanted: Call | Pause | None = None,
+    wanted: _Wanted | None = None,
     deadline: float = float("inf"),
 ) -> T:
     """Run a flow in this thread, with a store of plain methods; from its beginning, or from what it
@@ -83,7 +94,9 @@ def drive(
         wanted = None
 
 
-async def adrive(flow: Flow[T], store: object, wanted: Call | Pause | None = None) -> T:
+async def adrive(
+    flow: Generator[_Wanted, Any, T], store: object, wanted: _Wanted | None = None
+) -> T:
     """Run a flow in this task, with a store whose coroutine methods are named with an ``a`` in
     front; see ``drive``.
     """
@@ -148,10 +161,10 @@ def part_twins(
     name = parts.__name__.removesuffix("_parts")
 
     def method(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _run_parts(parts(self, *args, **kwargs), self)
+        return drive(parts(self, *args, **kwargs), self)
 
     async def amethod(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _arun_parts(parts(self, *args, **kwargs), self)
+        return await adrive(parts(self, *args, **kwargs), self)
 
     _dress(parts, method, name)
     _dress(parts, amethod, "a" + name)
@@ -162,40 +175,3 @@ def _dress(source: Any, function: Any, name: str) -> None:
     function.__name__ = name
     function.__qualname__ = source.__qualname__.replace(source.__name__, name)
     function.__doc__ = source.__doc__
-
-
-def _run_parts(parts: Parts[T], owner: RunsFlows) -> T:
-    answer: Any = None
-    error: Exception | None = None
-    while True:
-        try:
-            part = parts.send(answer) if error is None else parts.throw(error)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        answer, error = None, None
-        try:
-            if isinstance(part, Pause):
-                time.sleep(part.seconds)
-            else:
-                answer = owner.run(part)
-        except Exception as raised:
-            error = raised
-
-
-async def _arun_parts(parts: Parts[T], owner: RunsFlows) -> T:
-    answer: Any = None
-    error: Exception | None = None
-    with closing(parts):
-        while True:
-            try:
-                part = parts.send(answer) if error is None else parts.throw(error)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            answer, error = None, None
-            try:
-                if isinstance(part, Pause):
-                    await anyio.sleep(part.seconds)
-                else:
-                    answer = await owner.arun(part)
-            except Exception as raised:
-                error = raised

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..cache import RowCache
 from ..errors import OutcomeUnknown, StoreUnavailable
-from ..flows import Call, Flow, Parts, Pause, T, part_twins
+from ..flows import Call, Flow, Part, Parts, Pause, T, part_twins
 from ..pacing import HASTY_TARGET, Pace
 
 
@@ -40,7 +40,7 @@ class Clears:
             count: int = yield from self._surely(Call("remove_all"))
             return count
         pace, after, deleted = Pace(self.batch, HASTY_TARGET), 0, 0
-        last: int = yield self._last_id()
+        last: int = yield Part(self._last_id())
         removed: int
         reached: int
         while True:
@@ -65,10 +65,10 @@ class Clears:
     def _surely(self, call: Call) -> Parts[Any]:
         """Deleting what is gone does no harm, so a lost answer is asked for again."""
         try:
-            return (yield self._emptying(call))
+            return (yield Part(self._emptying(call)))
         except OutcomeUnknown:
             pass
-        return (yield self._emptying(call))
+        return (yield Part(self._emptying(call)))
 
     def _emptying(self, call: Call) -> Flow[Any]:
         """Delete any rows, and let everybody know: with each part, since a part that is under way
