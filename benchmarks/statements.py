@@ -18,7 +18,7 @@ class _Connection(sqlite3.Connection):
     """The same, but that it can be referred to weakly."""
 
 
-_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+_connections: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()
 _connect = sqlite3.connect
 _notes: list[list[str]] = []
 """Where statements are noted at the moment."""
@@ -29,10 +29,10 @@ def _noting(*args: Any, **kwargs: Any) -> Any:
     # Tracing is switched on from another thread than the connection's.
     kwargs["check_same_thread"] = False
     connection = _connect(*args, **kwargs)
-    if isinstance(connection, _Connection):
-        _connections.add(connection)
-        for texts in _notes:
-            connection.set_trace_callback(texts.append)
+    # Of a class in Python, whoever chose it.
+    _connections.add(connection)
+    for texts in _notes:
+        connection.set_trace_callback(texts.append)
     return connection
 
 
