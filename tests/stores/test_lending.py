@@ -183,3 +183,13 @@ def test_a_lender_that_is_closed_while_it_is_stopped_stays_closed(lender: Lender
     lent = lender.take()
     lender.give_back(lent)
     assert lent.raw.closed
+
+
+def test_the_pool_keeps_nobody_waiting_for_what_others_may_have_closed(engine: Engine) -> None:
+    """Who waits in a pool while it is emptied waits to the end of its time."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(engine.connect())
+    assert time.monotonic() - began < 5
+    engine.dispose()

@@ -105,7 +105,9 @@ def _options(url: URL, timeout: float, connections: int) -> dict[str, Any]:
         options["poolclass"] = StaticPool
         options["connect_args"]["check_same_thread"] = False
     else:
-        options |= {"pool_size": connections, "max_overflow": 0, "pool_timeout": timeout}
+        # How many are in use at once is bounded by who lends them (`Lender`, `Place`). A pool that
+        # bounds them too lets wait for ever who waits while it is emptied.
+        options |= {"pool_size": connections, "max_overflow": -1}
     return options
 
 
