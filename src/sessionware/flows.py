@@ -131,47 +131,47 @@ class RunsFlows(Protocol):
 Owner = TypeVar("Owner", bound=RunsFlows)
 
 
-def twins(
-    flow: Callable[Concatenate[Owner, P], Flow[T]],
-) -> tuple[
+Twins: TypeAlias = tuple[
     Callable[Concatenate[Owner, P], T],
     Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]],
-]:
-    """Make the pair ``name, aname`` of public methods out of one flow method."""
-    name = flow.__name__.removesuffix("_flow")
-
-    def method(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.run(flow(self, *args, **kwargs))
-
-    async def amethod(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.arun(flow(self, *args, **kwargs))
-
-    _dress(flow, method, name)
-    _dress(flow, amethod, "a" + name)
-    return method, amethod
+]
+"""The pair ``name, aname`` of public methods."""
 
 
-def part_twins(
-    parts: Callable[Concatenate[Owner, P], Parts[T]],
-) -> tuple[
-    Callable[Concatenate[Owner, P], T],
-    Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]],
-]:
+def twins(flow: Callable[Concatenate[Owner, P], Flow[T]]) -> Twins[Owner, P, T]:
+    """Make a pair of public methods out of one flow method."""
+    return _pair(
+        flow, "_flow", lambda owner, made: owner.run(made), lambda owner, made: owner.arun(made)
+    )
+
+
+def part_twins(parts: Callable[Concatenate[Owner, P], Parts[T]]) -> Twins[Owner, P, T]:
     """As ``twins``, of a method that gives parts: each is run, and waited for, by itself."""
-    name = parts.__name__.removesuffix("_parts")
-
-    def method(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return drive(parts(self, *args, **kwargs), self)
-
-    async def amethod(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await adrive(parts(self, *args, **kwargs), self)
-
-    _dress(parts, method, name)
-    _dress(parts, amethod, "a" + name)
-    return method, amethod
+    return _pair(
+        parts,
+        "_parts",
+        lambda owner, made: drive(made, owner),
+        lambda owner, made: adrive(made, owner),
+    )
 
 
-def _dress(source: Any, function: Any, name: str) -> None:
-    function.__name__ = name
-    function.__qualname__ = source.__qualname__.replace(source.__name__, name)
-    function.__doc__ = source.__doc__
+def _pair(
+    source: Callable[..., Any],
+    suffix: str,
+    run: Callable[[Any, Any], Any],
+    arun: Callable[[Any, Any], Coroutine[Any, Any, Any]],
+) -> tuple[Any, Any]:
+    name = source.__name__.removesuffix(suffix)
+
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return run(self, source(self, *args, **kwargs))
+
+    async def amethod(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return await arun(self, source(self, *args, **kwargs))
+
+    functions: tuple[Any, Any] = (method, amethod)
+    for function, public in zip(functions, (name, "a" + name), strict=True):
+        function.__name__ = public
+        function.__qualname__ = source.__qualname__.replace(source.__name__, public)
+        function.__doc__ = source.__doc__
+    return functions

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-import anyio
-
 from . import clock
 from .chance import chance
 from .errors import StoreUnavailable
 from .events import logger
-from .flows import Flow, T
+from .flows import Flow, Part, Parts, Pause, T, part_twins
 from .pacing import Progress
 from .stores.cached import CachedStore
 from .stores.protocol import PURGE_LEASE
@@ -58,7 +56,7 @@ class Purges:
         # What ends later was claimed by a clock that ran ahead, and would stand until that time.
         return self.store.take_over_flow(PURGE_LEASE, now, until, until + _MOST_SKEW_MS)
 
-    def purge(self, *, exact: bool = True) -> int:
+    def purge_parts(self, *, exact: bool = True) -> Parts[int]:
         """Delete expired rows, a batch a transaction, at rest for most of the time; how many there
         were.
 
@@ -70,20 +68,11 @@ class Purges:
             while not progress.done:
                 began, deleted = time.perf_counter(), 0
                 with _as_far_as_it_goes(progress.whole):
-                    deleted = self.run(flow())
-                time.sleep(progress.note(deleted, time.perf_counter() - began))
+                    deleted = yield Part(flow())
+                yield Pause(progress.note(deleted, time.perf_counter() - began))
         return of_sessions[0].deleted
 
-    async def apurge(self, *, exact: bool = True) -> int:
-        """Delete expired rows, a batch a transaction; see ``purge``."""
-        of_sessions, of_retired = self._stages(exact)
-        for progress, flow in (of_sessions, of_retired):
-            while not progress.done:
-                began, deleted = time.perf_counter(), 0
-                with _as_far_as_it_goes(progress.whole):
-                    deleted = await self.arun(flow())
-                await anyio.sleep(progress.note(deleted, time.perf_counter() - began))
-        return of_sessions[0].deleted
+    purge, apurge = part_twins(purge_parts)
 
     def _stages(self, exact: bool) -> tuple[_Stage, _Stage]:
         """Sessions, and then what these batches have left of the tombstones."""

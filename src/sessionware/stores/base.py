@@ -89,13 +89,9 @@ class SQLBase:
         return 5000 if self._url.get_backend_name() == "postgresql" else 1000
 
     def _purge_flow(self, now: int, limit: int, exact: bool) -> Flow[int]:
-        deleted: int
         backend = self._url.get_backend_name()
         if backend == "postgresql" or (backend == "sqlite" and not exact):
-            deleted = yield Call("execute", ("purge", now, limit, exact))
-            if deleted and backend == "sqlite":
-                yield Call("execute", ("checkpoint",))
-            return deleted
+            return (yield from self._deleting("purge", now, limit, exact))
         # MySQL can't find and delete at once; and while SQLite looks through the whole table,
         # others shall be able to write.
         spent: list[int] = yield Call("execute", ("spent", now, limit, exact))
@@ -110,17 +106,18 @@ class SQLBase:
     def _purge_retired_flow(self, now: int, limit: int) -> Flow[int]:
         backend = self._url.get_backend_name()
         method = "purge_retired" if backend in ("postgresql", "sqlite") else "delete_retired"
-        deleted: int = yield Call("execute", (method, now, limit))
-        if deleted and backend == "sqlite":
-            yield Call("execute", ("checkpoint",))
-        return deleted
+        return (yield from self._deleting(method, now, limit))
 
     def _remove_some_flow(self, after: int, last: int, limit: int) -> Flow[Removed]:
         reached: int = yield Call("execute", ("next_id", after, last, limit))
-        deleted: int = yield Call("execute", ("remove_range", after, reached))
+        return Removed((yield from self._deleting("remove_range", after, reached)), reached)
+
+    def _deleting(self, *wanted: Any) -> Flow[int]:
+        """Have many rows deleted, and SQLite's WAL copied into the file after that."""
+        deleted: int = yield Call("execute", wanted)
         if deleted and self._url.get_backend_name() == "sqlite":
             yield Call("execute", ("checkpoint",))
-        return Removed(deleted, reached)
+        return deleted
 
     def make_tables(self, connection: Connection) -> None:
         if self._create_table:

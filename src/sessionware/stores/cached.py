@@ -362,7 +362,7 @@ class CachedStore(Clears, KeyedStore):
 
     def take_over_flow(self, key: bytes, now: int, until: int, latest: int) -> Flow[bool]:
         """See ``Store.claim``, which takes its place where the store has none of its own."""
-        if not (hasattr(self.store, "take_over") or hasattr(self.store, "atake_over")):
+        if not self.offers("take_over"):
             return (yield from self.claim_flow(key, now, until))
         answer: bool = yield Call("take_over", (key, now, until, latest))
         return answer
@@ -379,7 +379,7 @@ class CachedStore(Clears, KeyedStore):
 
     def purge_retired_flow(self, now: int, limit: int) -> Flow[int]:
         """See ``Store.purge``; 0 where the store has left none."""
-        if not (hasattr(self.store, "purge_retired") or hasattr(self.store, "apurge_retired")):
+        if not self.offers("purge_retired"):
             return 0
         answer: int = yield Call("purge_retired", (now, limit))
         return answer

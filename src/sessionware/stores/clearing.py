@@ -34,9 +34,13 @@ class Clears:
         """How many rows the store deletes at a time at the most."""
         return int(getattr(self.store, "purge_batch", 1000))
 
+    def offers(self, method: str) -> bool:
+        """Whether the store has a method, or its twin, that it may leave out."""
+        return hasattr(self.store, method) or hasattr(self.store, "a" + method)
+
     def remove_all_parts(self) -> Parts[int]:
         """See ``Store.remove_all``. What begins meanwhile may stay."""
-        if not (hasattr(self.store, "remove_some") or hasattr(self.store, "aremove_some")):
+        if not self.offers("remove_some"):
             count: int = yield from self._surely(Call("remove_all"))
             return count
         pace, after, deleted = Pace(self.batch, HASTY_TARGET), 0, 0

@@ -48,8 +48,6 @@ class Lender:
         self._waiting = 0
         self._closed = False
         self._stopped = False
-        # Whether what comes back is closed at once: closed or stopped.
-        self._closing = False
 
     def take(self) -> Lent:
         """The connection that was used last, or a new one."""
@@ -70,7 +68,7 @@ class Lender:
 
     def give_back(self, lent: Lent) -> None:
         self._idle.append(lent)
-        if self._closing or lent.pool is not self._engine.pool:
+        if self._closed or self._stopped or lent.pool is not self._engine.pool:
             self._let_go()
         # Who begins to wait after this looks once more before it does.
         if self._waiting:
@@ -140,8 +138,7 @@ class Lender:
 
     def close(self) -> None:
         """Dispose of them for good."""
-        with self._changed:
-            self._closed = self._closing = True
+        self._closed = True
         self.dispose()
 
     def stop(self, deadline: float, until: ExitStack) -> bool:
@@ -150,7 +147,7 @@ class Lender:
         """
         until.callback(self._go_on)
         with self._changed:
-            self._stopped = self._closing = True
+            self._stopped = True
         self.dispose()
         with self._changed:
             left = max(0.0, deadline - time.monotonic())
@@ -158,7 +155,7 @@ class Lender:
 
     def _go_on(self) -> None:
         with self._changed:
-            self._stopped, self._closing = False, self._closed
+            self._stopped = False
             self._changed.notify_all()
 
     def _let_go(self) -> None:
@@ -173,7 +170,7 @@ class Lender:
     def _close(self, connection: Connection, pool: Pool) -> None:
         with suppress(SQLAlchemyError):
             connection.close()
-        if self._closing or self._engine.pool is not pool:
+        if self._closed or self._stopped or self._engine.pool is not pool:
             # Nobody else would ever close what has gone back there.
             pool.dispose()
 
