@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import gc
+import importlib
 import sqlite3.dbapi2
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,19 +31,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(SERVICE_FIXTURES[fixture])
 
 
+def pytest_collection_finish() -> None:
+    """Keep all that is there by now out of the collections and searches that tests make: each would
+    go through ten thousand tests and what they import.
+    """
+    # When it is imported it looks for what refers to `random`, and finds nothing that is frozen.
+    importlib.import_module("hypothesis")
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in a new folder: the default store is a file in the current one."""
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def blockbuster() -> Iterator[BlockBuster]:
-    """Fail whatever blocks a running asyncio loop with a frame of sessionware on the stack.
-
-    Beyond blockbuster's own list (sockets, files, SQLite statements, locks, sleep) it refuses to
-    open a SQLite file and to connect with psycopg, whose C code blocks unseen.
-    """
+@functools.cache
+def prepared_detector() -> BlockBuster:
+    """What every test's detector begins with; to make it takes longer than many a test."""
     detector = BlockBuster("sessionware")
     for module, name in ((sqlite3, "connect"), (sqlite3.dbapi2, "connect"), (psycopg, "connect")):
         detector.functions[f"{module.__name__}.{name}"] = BlockBusterFunction(
@@ -57,6 +66,21 @@ def blockbuster() -> Iterator[BlockBuster]:
     detector.functions["io.BufferedReader.read"].can_block_in(
         "/starlette/testclient.py", {"receive"}
     )
+    return detector
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> Iterator[BlockBuster]:
+    """Fail whatever blocks a running asyncio loop with a frame of sessionware on the stack.
+
+    Beyond blockbuster's own list (sockets, files, SQLite statements, locks, sleep) it refuses to
+    open a SQLite file and to connect with psycopg, whose C code blocks unseen.
+    """
+    detector = copy.copy(prepared_detector())
+    detector.functions = {name: copy.copy(each) for name, each in detector.functions.items()}
+    for function in detector.functions.values():
+        # What a test allows is allowed in that test.
+        function.can_block_functions = list(function.can_block_functions)
     detector.activate()
     try:
         yield detector

@@ -41,8 +41,10 @@ async def manager(
 
 @pytest.fixture
 def no_collections() -> Iterator[None]:
-    """None comes by itself."""
+    """None comes by itself, nor through what other tests have left."""
     gc.disable()
+    gc.collect()
+    gc.freeze()
     yield
     gc.enable()
 
