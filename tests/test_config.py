@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import decimal
+import enum
 import functools
 import json
 import logging
@@ -74,6 +75,37 @@ class SecretStr:
 
 
 PydanticSecret = type("Secret", (SecretStr,), {})
+
+
+class Text(str, enum.Enum):  # noqa: UP042
+    """Its members are texts, which f-strings show as the names of the members."""
+
+    KEY = KEY
+    COOKIE = "sid"
+    PATH = "/app"
+    DOMAIN = "localhost"
+    TABLE = "auth.sessions"
+    USER = "uid"
+    MODE = "validate"
+
+
+class Answers(Json):
+    """A serializer that gives what it was told to."""
+
+    def __init__(self, dumped: Any, loaded: Any) -> None:
+        self.dumped, self.loaded = dumped, loaded
+
+    def dumps(self, value: dict[str, Any]) -> Any:
+        return self.dumped
+
+    def loads(self, data: bytes) -> Any:
+        return self.loaded
+
+
+class Listener:
+    async def __call__(self, event: object) -> None: ...
+
+    async def seen(self, event: object) -> None: ...
 
 
 class Hostile:
@@ -177,9 +209,14 @@ REFUSED: list[tuple[str, str, str, list[Any]]] = [
     ("max_age", "SW015", "400 days", [timedelta(days=401), -34_560_001]),
     ("idle_timeout", "SW015", "more than 0", [0, -1, timedelta(0)]),
     ("absolute_timeout", "SW015", "more than 0", [0, -1, timedelta(0)]),
+    ("idle_timeout", "SW015", "0.001", [1e-9, timedelta(microseconds=999)]),
+    ("absolute_timeout", "SW015", "0.001", [1e-9]),
     ("cache_ttl", "SW015", "0 or more", [-0.1, None]),
+    ("cache_ttl", "SW015", "0.001", [1e-9]),
     ("store_timeout", "SW042", "more than 0", [0, -1, None, float("nan")]),
+    ("store_timeout", "SW042", "0.001", [1e-9]),
     ("purge_interval", "SW042", "0 or more", [-1, True, "600", float("inf")]),
+    ("purge_interval", "SW042", "0.001", [1e-9]),
     ("cache_max_bytes", "SW018", "int", [-1, 1.5, True, None, "1"]),
     ("max_session_bytes", "SW042", "16777216", [0, 2**24 + 1, True, 1.0]),
     ("coherence", "SW017", 'did you mean "validate"', ["Validate", "validated"]),
@@ -188,6 +225,8 @@ REFUSED: list[tuple[str, str, str, list[Any]]] = [
     ("listen_url", "SW017", '"postgresql+psycopg:', ["", "h/d", 7, "sqlite://", "mysql://h/d"]),
     ("serializer", "SW037", "default", [pickle, marshal, UnpicklesOnly(), PARTIAL_PICKLE]),
     ("serializer", "SW037", "instance", [Json, Nothing(), "json", len]),
+    ("serializer", "SW037", "gives bytes", [json, Answers("{}", {}), Answers(bytearray(), {})]),
+    ("serializer", "SW037", "the dict", [Answers(b"", None), Answers(b"", "")]),
     ("encryption_key", "SW034", "token_hex(32)", ["", "short", SEAL[:-1], b"x" * 31, 7, [SEAL]]),
     ("encryption_key_fallbacks", "SW034", "[previous_key]", [SEAL]),
     ("encryption_key_fallbacks", "SW034", "set encryption_key", [[SEAL]]),
@@ -201,6 +240,12 @@ REFUSED: list[tuple[str, str, str, list[Any]]] = [
     ),
     *((setting, "SW042", f"{setting}=True", [None, 0, 1, "False"]) for setting in FLAGS),
     ("on_event", "SW042", "function", ["print"]),
+    (
+        "on_event",
+        "SW042",
+        "plain function",
+        [Listener(), Listener().seen, functools.partial(Listener().seen)],
+    ),
     ("store", "SW031", "sqlite:///sessions.db", [None, 1, Nothing(), Loads]),
     ("store", "SW031", "Engine", [OrmSession(), sessionmaker(), async_sessionmaker()]),
     ("store", "SW021", "postgresql+psycopg", ["", "sessions.db", f"mysql://u:{PASSWORD}@h:port/d"]),
@@ -286,6 +331,12 @@ def test_settings_that_contradict_each_other_are_refused(
     [
         ("secret_key", OTHER.encode(), OTHER.encode()),
         ("secret_key", Secret(OTHER), OTHER),
+        ("secret_key", Text.KEY, KEY),
+        ("session_cookie", Text.COOKIE, "sid"),
+        ("path", Text.PATH, "/app"),
+        ("domain", Text.DOMAIN, "localhost"),
+        ("table_name", Text.TABLE, "auth.sessions"),
+        ("coherence", Text.MODE, "validate"),
         ("secret_key_fallbacks", None, ()),
         ("secret_key_fallbacks", [OTHER, Secret(SEAL)], (OTHER, SEAL)),
         *(("session_cookie", name, name) for name in ("session", "__Host-s", "__Http-s", "host-a")),
@@ -332,6 +383,21 @@ def test_a_right_value_is_stored_in_its_normal_form_without_a_warning(
     assert warned(caplog) == []
 
 
+def test_the_texts_of_a_list_are_stored_as_plain_ones() -> None:
+    settings = build(user_key=[Text.USER], exclude=(Text.PATH,))
+    texts = [*settings.user_key, *settings.exclude]
+    assert [(text, type(text)) for text in texts] == [("uid", str), ("/app", str)]
+
+
+def test_a_serializer_may_fail_at_an_empty_session() -> None:
+    class Strict(Json):
+        def dumps(self, value: dict[str, Any]) -> bytes:
+            return super().dumps({"user": value["user"]})
+
+    serializer = Strict()
+    assert build(serializer=serializer).serializer is serializer
+
+
 def test_encryption_keys_are_parsed_and_the_current_one_comes_first() -> None:
     older = b"\x01" * 32
     settings = build(encryption_key=SEAL, encryption_key_fallbacks=[older])
@@ -367,6 +433,8 @@ WARNED: list[tuple[str, str, dict[str, Any]]] = [
     ("SW015", "cache_ttl", {"cache_ttl": 61, "idle_timeout": 60}),
     ("SW017", "coherence", {"coherence": "bounded"}),
     ("SW037", "serializer", {"serializer": Json()}),
+    ("SW042", "session_limit_action", {"session_limit_action": "refuse"}),
+    ("SW042", "exclude", {"exclude": ["/static/*"]}),
     *(
         ("SW022", "store", {"store": url})
         for url in ("sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true")
@@ -399,6 +467,8 @@ def test_a_risk_is_a_warning_with_its_code_and_strict_refuses_it(
     [
         {"cache_ttl": 60, "idle_timeout": 60},
         {"idle_timeout": 34_560_000, "absolute_timeout": 34_560_000},
+        {"session_limit_action": "refuse", "max_sessions_per_user": 1},
+        {"idle_timeout": 0.001, "cache_ttl": 0.001, "store_timeout": 0.001},
         {"coherence": "bounded", "cache_ttl": 0},
         {"coherence": "bounded", "cache_max_bytes": 0},
         {"secret_key_fallbacks": [f"{OTHER}{n}" for n in range(10)]},

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import make_url
 
+from .checks import kind
 from .config import DEFAULTS
 from .errors import ConfigurationError, Finding
 from .events import logger
@@ -39,10 +40,14 @@ def chosen_manager(
 ) -> SessionManager:
     """The manager given, or one made of a middleware's ``own`` arguments and its ``options``.
 
-    Raises ``ConfigurationError`` if both were given.
+    Raises ``ConfigurationError`` if both were given, or what is no manager.
     """
     if manager is None:
         return SessionManager(**own, **options)
+    if not isinstance(manager, SessionManager):
+        message = f"{kind(manager)} is no SessionManager."
+        fix = "make one with SessionManager(secret_key=..., ...), or give settings in its place."
+        raise ConfigurationError([Finding("SW035", "manager", message, fix)])
     if options or any(given != DEFAULTS.get(name) for name, given in own.items()):
         raise ConfigurationError([_two_sources()])
     return manager

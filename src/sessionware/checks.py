@@ -93,6 +93,11 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else "a huge number"
 
 
+def plain(text: str) -> str:
+    """The text alone: of an Enum's member, which may be a str, f-strings show the name."""
+    return str.__str__(text)
+
+
 def member(owner: object, name: str) -> object:
     """An attribute of an object that nobody vouches for; None if reading it fails in any way."""
     try:
@@ -122,14 +127,18 @@ def size(report: Report, code: str, setting: str, value: object, low: int, high:
 def seconds(
     report: Report, code: str, setting: str, value: object, *, zero: bool, fallback: T
 ) -> float | T:
-    """Seconds or a timedelta, at most 400 days; zero only where it turns something off."""
+    """Seconds or a timedelta, at most 400 days; zero only where it turns something off.
+
+    Times are kept in milliseconds, so that what is shorter would be none at all.
+    """
     span = value.total_seconds() if isinstance(value, timedelta) else value
     # Compared before it is converted: float() of a long int overflows. NaN fails any comparison.
     if isinstance(span, int | float) and not isinstance(span, bool) and 0 <= span <= LONGEST:
         number = float(span)
-        if zero or number > 0:
+        if number >= 0.001 or (zero and not number):
             return number
-    limits = f"{'0 or more' if zero else 'more than 0'} and at most {LONGEST} seconds (400 days)"
+    least = "0 or more" if zero else "more than 0"
+    limits = f"{least} (0.001 or longer) and at most {LONGEST} seconds (400 days)"
     message = f"{show(value)} is not a time of {limits}."
     report.refuse(code, setting, message, f"pass seconds or a timedelta, {limits}.")
     return fallback
@@ -164,7 +173,7 @@ def texts(
     found = [item for item in cast(Sequence[object], value) if isinstance(item, str)]
     if len(found) < len(cast(Sequence[object], value)) or not all(map(valid, found)):
         report.refuse("SW042", setting, "an item of it is not a valid text.", fix)
-    return tuple(found)
+    return tuple(map(plain, found))
 
 
 def _key_material(value: object) -> str | bytes | None:
@@ -180,7 +189,8 @@ def _key_material(value: object) -> str | bytes | None:
             value.encode()
         except UnicodeEncodeError:
             return None
-    return value if isinstance(value, str | bytes) else None
+        return plain(value)
+    return value if isinstance(value, bytes) else None
 
 
 def _hides_its_text(value: object) -> bool:
@@ -307,6 +317,7 @@ def cookie_name(report: Report, value: object, *, secure: bool, path: str, domai
         message = "a cookie's name is ASCII letters, digits and !#$%&'*+-.^_`|~ only."
         report.refuse("SW010", setting, message, 'pass a name such as "session".')
         return "session"
+    value = plain(value)
     found = _PREFIX.match(value)
     if found is None:
         if _MISSPELT_PREFIX.match(value):
@@ -331,7 +342,7 @@ def cookie_name(report: Report, value: object, *, secure: bool, path: str, domai
 def cookie_path(report: Report, value: object) -> str:
     """M10."""
     if isinstance(value, str) and _PATH.fullmatch(value):
-        return value
+        return plain(value)
     message = "it must begin with / and hold visible ASCII only, without ; and comma."
     report.refuse("SW010", "path", message, 'pass path="/".')
     return "/"
@@ -346,6 +357,7 @@ def cookie_domain(report: Report, value: object) -> str | None:
         message = "it must be visible ASCII text, without ; and comma (write IDNA as xn--)."
         report.refuse("SW010", "domain", message, fix)
         return None
+    value = plain(value)
     name = value.removeprefix(".").lower()
     labels = name.split(".")
     message = ""

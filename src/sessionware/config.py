@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from . import checks
 from .checks import Note, Report, SameSite, kind, member, show
 from .errors import ConfigurationError
+from .events import SessionEvent
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -112,7 +114,7 @@ class Options(TypedDict, total=False):
     record_client: bool
     max_sessions_per_user: int | None
     session_limit_action: Literal["end_oldest", "refuse"]
-    on_event: Callable[[Any], object] | None
+    on_event: Callable[[SessionEvent], object] | None
     strict: bool
 
 
@@ -152,7 +154,7 @@ class Settings:
     record_client: bool
     max_sessions_per_user: int | None
     session_limit_action: Literal["end_oldest", "refuse"]
-    on_event: Callable[[Any], object] | None
+    on_event: Callable[[SessionEvent], object] | None
     strict: bool
 
 
@@ -278,6 +280,10 @@ def _check_combinations(report: Report, settings: Settings) -> None:
         message = "without a user_key no session is anybody's, and nobody ever reaches the limit."
         fix = "set user_key to the key that names the user, or max_sessions_per_user=None."
         report.refuse("SW042", "max_sessions_per_user", message, fix)
+    if settings.session_limit_action != "end_oldest" and settings.max_sessions_per_user is None:
+        message = "there is no max_sessions_per_user, so that no login is ever refused."
+        fix = "set max_sessions_per_user, or leave session_limit_action out."
+        report.warn("SW042", "session_limit_action", message, fix)
     if settings.coherence == "bounded" and ttl > 0 and settings.cache_max_bytes > 0:
         message = f"a logout may take up to {ttl:g} seconds on other workers."
         report.warn("SW017", "coherence", message, 'use "validate", or a shorter cache_ttl.')
@@ -297,7 +303,12 @@ def _purge_interval(report: Report, value: object) -> float | None:
 
 def _exclude(report: Report, value: object) -> tuple[str, ...]:
     fix = 'pass path prefixes, each beginning with /: exclude=["/static"].'
-    return checks.texts(report, "exclude", value, lambda prefix: prefix.startswith("/"), fix)
+    found = checks.texts(report, "exclude", value, lambda prefix: prefix.startswith("/"), fix)
+    if any("*" in prefix for prefix in found):
+        message = "a * stands for itself here, so that such a prefix fits no usual path."
+        fix = 'pass the folder: "/static" is that path and all below it.'
+        report.warn("SW042", "exclude", message, fix)
+    return found
 
 
 def _user_key(report: Report, value: object) -> tuple[str, ...]:
@@ -310,7 +321,7 @@ def _user_key(report: Report, value: object) -> tuple[str, ...]:
 
 def _coherence(report: Report, value: object) -> str | Channel:
     if isinstance(value, str) and value in _COHERENCE:
-        return value
+        return checks.plain(value)
     if callable(member(value, "trusts")) and not isinstance(value, type):
         return cast("Channel", value)
     name = value[:40].lower() if isinstance(value, str) else ""
@@ -339,7 +350,7 @@ def _listen_url(report: Report, value: object) -> str | URL | None:
 
 def _table_name(report: Report, value: object) -> str:
     if isinstance(value, str) and _TABLE_NAME.fullmatch(value):
-        return value
+        return checks.plain(value)
     message = "it must be a plain SQL name of at most 47 characters, a schema before it allowed."
     fix = 'pass ASCII letters, digits and _, such as "sessions" or "auth.sessions".'
     report.refuse("SW042", "table_name", message, fix)
@@ -364,13 +375,17 @@ def _limit_action(report: Report, value: object) -> Literal["end_oldest", "refus
     return "end_oldest"
 
 
-def _on_event(report: Report, value: object) -> Callable[[Any], object] | None:
-    if value is None or callable(value):
-        return value
-    report.refuse(
-        "SW042", "on_event", f"{kind(value)} is not callable.", "pass a function or None."
-    )
-    return None
+def _on_event(report: Report, value: object) -> Callable[[SessionEvent], object] | None:
+    fix = "pass a function or None."
+    if value is not None and not callable(value):
+        report.refuse("SW042", "on_event", f"{kind(value)} is not callable.", fix)
+        return None
+    if iscoroutinefunction(value) or iscoroutinefunction(member(value, "__call__")):
+        message = "nobody would await what a coroutine function makes: no event would be seen."
+        fix = "pass a plain function, which may put the event into a queue that a task reads."
+        report.refuse("SW042", "on_event", message, fix)
+        return None
+    return value
 
 
 def _serializer(report: Report, value: object) -> Any:
@@ -393,7 +408,21 @@ def _serializer(report: Report, value: object) -> Any:
         message = "it is a custom serializer, whose loads() must never run code from the data."
         fix = "use the default, serializer=None, unless you need another format."
         report.warn("SW037", "serializer", message, fix)
+        _try_serializer(report, value)
     return value
+
+
+def _try_serializer(report: Report, serializer: Any) -> None:
+    """What gives text, as `json` does, would fail at each save. What it raises may be about {}."""
+    fix = "pass an object whose dumps(dict) gives bytes, and whose loads(bytes) gives the dict."
+    with suppress(Exception):
+        made = serializer.dumps({})
+        if type(made) is not bytes:
+            message = f"its dumps() gave {kind(made)}, not bytes."
+            report.refuse("SW037", "serializer", message, fix)
+        elif not isinstance(read := serializer.loads(made), dict):
+            message = f"its loads() gave {kind(read)}, not a dict."
+            report.refuse("SW037", "serializer", message, fix)
 
 
 def _store(report: Report, value: object) -> Any:

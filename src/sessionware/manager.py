@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import weakref
+from datetime import timedelta
 from typing import Any, Literal, TypeVar, Unpack
 
 from .closing import Closings
@@ -47,7 +48,7 @@ class ManagerOptions(Options, total=False):
 
     secret_key: Any
     session_cookie: str
-    max_age: int | None
+    max_age: int | timedelta | None
     path: str
     same_site: Literal["lax", "strict", "none"]
     https_only: bool

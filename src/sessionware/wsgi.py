@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from .adapting import (
@@ -53,7 +54,7 @@ class SessionMiddleware:
         app: WSGIApplication,
         secret_key: str | bytes | Secret | None = None,
         session_cookie: str = "session",
-        max_age: int | None = 14 * 24 * 60 * 60,
+        max_age: int | timedelta | None = 14 * 24 * 60 * 60,
         path: str = "/",
         same_site: Literal["lax", "strict", "none"] = "lax",
         https_only: bool = False,

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from types import ModuleType
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -18,7 +19,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-from sessionware import Session, SessionManager, SessionMiddleware, session_of, wsgi
+from sessionware import (
+    ConfigurationError,
+    MemoryStore,
+    Session,
+    SessionManager,
+    SessionMiddleware,
+    session_of,
+    wsgi,
+)
 from sessionware.config import DEFAULTS
 from tests.apps import COOKIE, SECRET, Browser
 from tests.databases import drivers, url_of
@@ -30,8 +39,10 @@ a2wsgi = framework("a2wsgi")
 quart = framework("quart")
 
 framework("django")
+framework("pyramid.config")
 
 from sessionware.flask import FlaskSessions  # noqa: E402
+from sessionware.pyramid import PyramidSessions  # noqa: E402
 from sessionware.quart import QuartSessions  # noqa: E402
 from tests.django import site  # noqa: E402
 
@@ -49,6 +60,20 @@ VALUES = {
     "set": {1, 2},
     "dict": {1: {"nested": [None, True]}},
 }
+
+
+@pytest.mark.parametrize("no_manager", ["sqlite:///a.db", False, SessionManager, MemoryStore()])
+def test_what_is_no_manager_is_refused_by_every_adapter(no_manager: Any) -> None:
+    makers: list[Callable[..., object]] = [
+        partial(SessionMiddleware, Starlette()),
+        partial(wsgi.SessionMiddleware, flask.Flask(__name__)),
+        FlaskSessions,
+        QuartSessions,
+        PyramidSessions,
+    ]
+    for make in makers:
+        with pytest.raises(ConfigurationError, match="SW035 manager"):
+            make(manager=no_manager)
 
 
 def starlette_app(manager: SessionManager, serve: Serve, *routes: Any) -> Any:

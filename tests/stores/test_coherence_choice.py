@@ -69,3 +69,20 @@ def test_a_way_that_the_database_does_not_have_is_refused_with_the_fix(
     (finding,) = refused.value.findings
     assert (finding.code, finding.setting) == ("SW017", "coherence")
     assert '"auto"' in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("coherence", "url"),
+    [
+        *(("auto", url) for url, kind in BEST.items() if kind is not Broadcast),
+        *((mode, "postgresql+psycopg://h/d") for mode in ("validate", "bounded", Validate())),
+    ],
+)
+def test_a_url_to_listen_at_is_refused_where_nobody_would(
+    coherence: str | Channel, url: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        channel_of(store=url, coherence=coherence, listen_url="postgresql+psycopg://h/d")
+    (finding,) = refused.value.findings
+    assert (finding.code, finding.setting) == ("SW017", "listen_url")
+    assert '"notify"' in finding.fix

@@ -15,23 +15,26 @@ def channel_for(wanted: str | Channel, store: Any, listen_url: Any = None) -> Ch
     """The channel that a setting names, for a store. No I/O.
 
     ``"auto"`` is ``"stamps"`` for a SQLite file, ``"notify"`` for PostgreSQL, else ``"validate"``.
-    Raises ``ConfigurationError`` where the two do not fit.
+    Raises ``ConfigurationError`` where they do not fit.
     """
+    url: Any = getattr(store, "url", None)
+    on_postgres = hasattr(url, "get_backend_name") and url.get_backend_name() == "postgresql"
+    stamps = getattr(store, "stamps", None)
+    if wanted == "auto":
+        wanted = "notify" if on_postgres else "validate" if stamps is None else "stamps"
+    if listen_url is not None and wanted != "notify":
+        message = "nobody would listen there: the caches of this store use no NOTIFY."
+        fix = 'leave it out, or use coherence="notify" with a store in PostgreSQL.'
+        raise ConfigurationError([Finding("SW017", "listen_url", message, fix)])
     if not isinstance(wanted, str):
         bind = getattr(wanted, "bind", None)
         bound: Channel = wanted
         if bind is not None:
             bound = bind(getattr(store, "table_name", "sessions"))
         return bound
-    url = getattr(store, "url", None)
-    url = url if hasattr(url, "get_backend_name") else None
-    backend = "" if url is None else url.get_backend_name()
-    stamps = getattr(store, "stamps", None)
-    if wanted == "auto":
-        wanted = "notify" if backend == "postgresql" else "validate" if stamps is None else "stamps"
     if wanted == "stamps" and stamps is not None:
         return StampChannel(stamps)
-    if wanted == "notify" and url is not None and backend == "postgresql":
+    if wanted == "notify" and on_postgres:
         from sqlalchemy import make_url
 
         from .notify import notify_channel
