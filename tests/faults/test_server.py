@@ -276,6 +276,25 @@ def test_what_a_driver_raises_means_something_to_us_and_tells_nothing_of_the_dat
     assert "4711" not in str(translated)
 
 
+HINTS: dict[str, tuple[str | None, str]] = {
+    'database "4711" does not exist': (None, "no such database or user"),
+    'relation "4711" does not exist': ("SELECT", "no such database or user"),
+    "permission denied for table 4711": ("SELECT", "the database user lacks a privilege"),
+    "INSERT command denied to user '4711'": ("INSERT", "the database user lacks a privilege"),
+    "FATAL: sorry, too many clients already": (None, "too many connections"),
+    "Too many connections": (None, "too many connections"),
+}
+
+
+@pytest.mark.parametrize(("words", "statement", "hint"), [(w, *h) for w, h in HINTS.items()])
+def test_what_is_known_of_a_failure_is_said_and_nothing_that_it_is_not(
+    words: str, statement: str | None, hint: str
+) -> None:
+    said = str(translate(OperationalError(statement, None, Exception(words))))
+    assert (hint in said) is ("relation" not in words)
+    assert "4711" not in said
+
+
 def test_a_defect_is_not_taken_for_a_failing_database() -> None:
     defect = ZeroDivisionError()
     assert translate(defect) is defect

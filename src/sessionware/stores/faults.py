@@ -103,14 +103,21 @@ def table_is_missing(error: Exception) -> bool:
 _HINTS = {
     "refused": "connection refused",
     "authentication failed": "wrong user or password",
+    "no password supplied": "no password given",
     "Access denied": "wrong user or password",
-    "does not exist": "no such database or user",
+    "permission denied": "the database user lacks a privilege",
+    "command denied": "the database user lacks a privilege",
     "Unknown database": "no such database",
     "unable to open": "the file can't be opened",
     "translate host name": "unknown host",
+    "too many clients": "too many connections",
+    "Too many connections": "too many connections",
+    "connection slots": "too many connections",
     "timeout": "no answer in time",
     "timed out": "no answer in time",
 }
+# What "does not exist" is another thing once there is a statement: a table, for example.
+_HINTS_OF_CONNECTING = {"does not exist": "no such database or user"}
 
 
 def _why(error: DBAPIError) -> str:
@@ -123,7 +130,8 @@ def _why(error: DBAPIError) -> str:
     if isinstance(name, str):
         parts.append(name)
     text = str(error.orig)
-    parts.extend(dict.fromkeys(hint for words, hint in _HINTS.items() if words in text))
+    hints = _HINTS if error.statement is not None else _HINTS | _HINTS_OF_CONNECTING
+    parts.extend(dict.fromkeys(hint for words, hint in hints.items() if words in text))
     return ", ".join(parts)
 
 
