@@ -98,14 +98,14 @@ class RowCache:
         self.ttl = ttl
         self.max_bytes = max_bytes
         self.enabled = ttl > 0 and max_bytes > 0
-        self.hits = 0
-        self.misses = 0
         self._timer = timer
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Start empty, with a lock that nobody holds."""
+        """Start empty, with a lock that nobody holds and counters of this process."""
         self._lock = threading.Lock()
+        self.hits = 0
+        self.misses = 0
         # The least recently used first.
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._size = 0

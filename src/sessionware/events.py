@@ -60,13 +60,13 @@ class EventSink:
 
     def __init__(self, on_event: Callable[[SessionEvent], object] | None = None) -> None:
         self._on_event = on_event
-        self._counts: dict[str, int] = {}
-        self._next_line: dict[str, float] = {}
         self.after_fork()
 
     def after_fork(self) -> None:
-        """In a child process: a lock that nobody holds."""
+        """In a child process: a lock that nobody holds, and nothing that the parent has counted."""
         self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._next_line: dict[str, float] = {}
 
     def emit(self, kind: EventKind, handle: str | None = None, detail: str = "") -> None:
         """Count, log and pass on one event."""

@@ -15,6 +15,15 @@ from tests.apps import SECRET
 from tests.byhand import Visitor, storing
 
 ROUNDS = 20
+UNUSED: dict[str, Any] = {
+    "cache_hits": 0,
+    "cache_misses": 0,
+    "cache_entries": 0,
+    "cache_bytes": 0,
+    "cache_trusted": False,
+    "events": {},
+}
+"""What a manager counts that has done nothing yet in its process."""
 
 
 def use(visitor: Visitor, name: str) -> None:
@@ -69,6 +78,7 @@ def main(url: str, table_name: str, given: str) -> None:
     visitor = Visitor(manager)
     visitor.visit(storing(start=1))
     visitor.visit()
+    assert manager.stats()["events"] == {"created": 1}
     threads = {thread.name for thread in threading.enumerate()}
     assert any(name.startswith("sessionware") for name in threads)
 
@@ -77,7 +87,7 @@ def main(url: str, table_name: str, given: str) -> None:
         status = 1
         try:
             assert threading.active_count() == 1
-            assert manager.stats()["cache_entries"] == 0
+            assert manager.stats() == UNUSED
             use(visitor, "child")
             other = Visitor(manager)
             other.visit(storing(own=1))
