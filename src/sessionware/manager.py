@@ -139,7 +139,7 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         return Purger(self, self.settings.purge_interval, in_loop)
 
     def after_fork(self) -> None:
-        """In a child process: locks, threads, counters are made anew; the store does so by itself."""
+        """In a child: locks, threads and counters are made anew; the store does so by itself."""
         self._unfolding = threading.Lock()
         self.events.after_fork()
         self.store.listeners.clear()
