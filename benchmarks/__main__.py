@@ -60,11 +60,7 @@ def _measure(given: argparse.Namespace) -> dict[str, Any]:
         sizes = replace(sizes, fills=given.fills)
     wanted = given.parts or (REQUESTS if given.quick or given.only else ALL)
     chosen = [part for part in ALL if part in wanted and part not in (given.without or ())]
-    scenarios = [
-        each
-        for each in SCENARIOS
-        if (each.quick or not given.quick) and (not given.scenarios or each.name in given.scenarios)
-    ]
+    scenarios = [each for each in SCENARIOS if not given.scenarios or each.name in given.scenarios]
     # On the disk that the checkout is on: what is in memory costs no fsync.
     (ROOT / "build").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / "build"))

@@ -16,7 +16,6 @@ class Scenario:
     means: str
     per_second: bool = False
     """Shown as requests a second of the whole app, not as what is added to the bare one."""
-    quick: bool = True
     windows: int = 1
     """How many times as long as others it is measured at a stretch: many in flight take a while to
     get into step.
@@ -30,8 +29,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("forged", "forged", "read", "a cookie that does not verify, or that nobody issued"),
     Scenario("write", "write", "write", "the handler changes a value; one request at a time"),
     Scenario("login", "login", "login", "no cookie; a user is stored: a new session"),
-    Scenario("read20", "read 20 KB", "read", "as warm read, with 20 KB", quick=False),
-    Scenario("write20", "write 20 KB", "write", "as write, with 20 KB", quick=False),
+    Scenario("read20", "read 20 KB", "read", "as warm read, with 20 KB"),
+    Scenario("write20", "write 20 KB", "write", "as write, with 20 KB"),
     Scenario("cold", "cold read", "read", "the cache of the process is emptied before each"),
     Scenario(
         "writes64", "64 writes", "write", "64 in flight, each of its own session",
