@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # mypy: disable-error-code="import-untyped"
+import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ DJANGO_NAMES: Final[Mapping[str, str]] = {
     "rolling": "SESSION_SAVE_EVERY_REQUEST",
 }
 """Our settings that have the value of one of Django's."""
+
+_ASSIGNED: Final = re.compile(rf"\b(?:{'|'.join(DJANGO_NAMES)})(?==)")
 
 DEPENDS_ON: Final = frozenset(
     {*DJANGO_NAMES.values(), "SESSIONWARE", "SESSION_SERIALIZER", "DATABASES"}
@@ -108,15 +111,28 @@ def _from_django() -> dict[str, Any]:
     # Other keys are the application's own: before the second factor, "user_id" is no login.
     options["user_key"] = SESSION_KEY
     if settings.SESSION_SERIALIZER != global_settings.SESSION_SERIALIZER:
-        options["serializer"] = import_string(settings.SESSION_SERIALIZER)()
+        options["serializer"] = _serializer(settings.SESSION_SERIALIZER)
     return options
+
+
+def _serializer(name: Any) -> Any:
+    try:
+        return import_string(name)()
+    except Exception as error:
+        message = f"there is no class that can be made by this name ({type(error).__name__})."
+        fix = "leave it out: sessionware has a serializer of its own."
+        raise ConfigurationError([Finding("SW037", "SESSION_SERIALIZER", message, fix)]) from None
 
 
 def _in_djangos_names(finding: Finding, own: Mapping[str, Any]) -> Finding:
     django_name = DJANGO_NAMES.get(finding.setting)
+    setting = f"{django_name} ({finding.setting})"
     if finding.setting in own or django_name is None:
-        return replace(finding, setting=f'SESSIONWARE["{finding.setting}"]')
-    return replace(finding, setting=f"{django_name} ({finding.setting})")
+        setting = f'SESSIONWARE["{finding.setting}"]'
+    fix = _ASSIGNED.sub(
+        lambda found: found[0] if found[0] in own else DJANGO_NAMES[found[0]], finding.fix
+    )
+    return replace(finding, setting=setting, fix=fix)
 
 
 def default_store() -> URL | MemoryStore:

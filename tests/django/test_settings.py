@@ -99,6 +99,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "excluded paths": ({"exclude": ["/static"]}, "costs no query"),
     "a setting of its own": ({"cache_ttl": -1}, r'SESSIONWARE\["cache_ttl"\]'),
     "strict, without https": ({"strict": True}, r"SESSION_COOKIE_SECURE \(https_only\)"),
+    "what to do about it": ({"strict": True}, "set SESSION_COOKIE_SECURE=True"),
 }
 
 
@@ -113,6 +114,27 @@ def test_a_wrong_setting_is_refused_with_the_fix_in_djangos_words(
     with pytest.raises(ConfigurationError, match=message):
         SessionStore("a key that is long enough").load()
     with pytest.raises(SystemCheckError, match=r"sessionware\.SW0"):
+        call_command("check")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nosuch.Thing",
+        # Django had it before 5.0.
+        "django.contrib.sessions.serializers.PickleSerializer",
+        "json.dumps",
+        "",
+        None,
+    ],
+)
+def test_a_serializer_that_can_not_be_had_is_a_wrong_setting(
+    configure: Configure, name: str | None
+) -> None:
+    configure(SESSION_SERIALIZER=name)
+    with pytest.raises(ConfigurationError, match="SW037 SESSION_SERIALIZER"):
+        manager()
+    with pytest.raises(SystemCheckError, match=r"sessionware\.SW037"):
         call_command("check")
 
 
