@@ -80,7 +80,9 @@ class ConfiguredCookie(SessionInterface):
     def configured(self, app: Flask) -> dict[str, Any]:
         """The application's present configuration of the cookie as settings of ours."""
         older = self.given.get("secret_key_fallbacks", app.config.get("SECRET_KEY_FALLBACKS"))
-        partitioned = bool(self.get_cookie_partitioned(app))
+        # Flags may be any number, but no text: "False" from an environment variable is true.
+        secure, partitioned = self.get_cookie_secure(app), self.get_cookie_partitioned(app)
+        partitioned = partitioned if isinstance(partitioned, str) else bool(partitioned)
         settings = {
             "secret_key": self.given.get("secret_key", app.secret_key),
             "secret_key_fallbacks": tuple(older) if isinstance(older, list) else older or (),
@@ -88,7 +90,7 @@ class ConfiguredCookie(SessionInterface):
             "domain": self.get_cookie_domain(app) or None,
             "path": self.get_cookie_path(app),
             # Werkzeug makes a partitioned cookie Secure.
-            "https_only": bool(self.get_cookie_secure(app)) or partitioned,
+            "https_only": secure if isinstance(secure, str) else bool(secure or partitioned),
             "partitioned": partitioned,
         }
         samesite = self.get_cookie_samesite(app)

@@ -113,6 +113,8 @@ MISTAKES: dict[str, dict[str, Any]] = {
     "SECRET_KEY_FALLBACKS: the secret is empty": {"SECRET_KEY_FALLBACKS": [""]},
     "SECRET_KEY_FALLBACKS: it must be one secret": {"SECRET_KEY_FALLBACKS": [["a"]]},
     "set SESSION_COOKIE_SECURE=True": {"SESSION_COOKIE_SAMESITE": "None"},
+    "pass SESSION_COOKIE_SECURE=True": {"SESSION_COOKIE_SECURE": "False"},
+    "pass SESSION_COOKIE_PARTITIONED=True": {"SESSION_COOKIE_PARTITIONED": "False"},
     "SESSION_COOKIE_NAME: browsers drop": {"SESSION_COOKIE_NAME": "__Host-session"},
     "SESSION_COOKIE_DOMAIN: it is a public suffix": {"SESSION_COOKIE_DOMAIN": "co.uk"},
     "SESSION_COOKIE_PATH: it must begin": {"SESSION_COOKIE_PATH": "shop"},
