@@ -428,6 +428,12 @@ WARNED: list[tuple[str, str, dict[str, Any]]] = [
     ("SW003", "secret_key", {"secret_key": f"django-insecure-{KEY}"}),
     ("SW002", "secret_key_fallbacks", {"secret_key_fallbacks": ["an older short one"]}),
     ("SW006", "secret_key_fallbacks", {"secret_key_fallbacks": [f"{OTHER}{n}" for n in range(11)]}),
+    ("SW034", "encryption_key", {"encryption_key": "0" * 64}),
+    (
+        "SW034",
+        "encryption_key_fallbacks",
+        {"encryption_key": bytes(range(32)), "encryption_key_fallbacks": [b"k" * 32]},
+    ),
     ("SW011", "domain", {"domain": "example.com"}),
     ("SW011", "domain", {"domain": ".example.com"}),
     ("SW015", "cache_ttl", {"cache_ttl": 61, "idle_timeout": 60}),

@@ -307,6 +307,8 @@ def _encryption_key(
         return None
     if key in signing or as_bytes(material) in signing:
         report.refuse("SW034", setting, "it is a signing secret too.", fix)
+    elif len(set(key)) < 10:
+        report.warn("SW034", setting, "it has under 10 different bytes: it is no random one.", fix)
     return key
 
 
