@@ -544,6 +544,8 @@ def test_without_any_keyword_the_secret_is_asked_for() -> None:
         ("mysql+pymysql://h/d", "pymysql", "mysql"),
         ("mariadb+asyncmy://h/d", "asyncmy", "mysql"),
         ("sqlite+aiosqlite:///a.db", "aiosqlite", "aiosqlite"),
+        ("sqlite+aiosqlite:///a.db", "greenlet", "aiosqlite"),
+        ("postgresql+asyncpg://h/d", "greenlet", "postgres"),
     ],
 )
 def test_a_missing_driver_is_refused_with_the_extra_to_install(

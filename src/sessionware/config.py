@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from inspect import iscoroutinefunction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
@@ -474,12 +475,17 @@ def _check_url(report: Report, value: str | URL) -> None:
     try:
         url = make_url(value)
         backend = url.drivername.split("+")[0]
-        url.get_dialect().import_dbapi()
+        dialect = url.get_dialect()
+        dialect.import_dbapi()
+        if dialect.is_async:
+            # Without it SQLAlchemy fails at the first use: not every driver brings it along.
+            import_module("greenlet")
     except ImportError:
         fix = "install the driver that the URL names."
         if backend in _EXTRAS:
             fix = 'pip install "sessionware[{}]", for URLs of {}.'.format(*_EXTRAS[backend])
-        report.refuse("SW021", "store", "the driver for this database is not installed.", fix)
+        message = "the driver for this database, or what it needs, is not installed."
+        report.refuse("SW021", "store", message, fix)
     except Exception:
         # A dialect is anybody's code, and SQLAlchemy raises several types for a bad name.
         fix = 'pass a URL such as "sqlite:///sessions.db" or "postgresql+psycopg://user@host/name".'
