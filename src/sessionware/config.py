@@ -15,15 +15,20 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from importlib import import_module
 from inspect import iscoroutinefunction
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import checks
 from .checks import Note, Report, SameSite, kind, member, show
 from .errors import ConfigurationError
 from .events import SessionEvent
+from .store_checks import (
+    checked_coherence,
+    checked_listen_url,
+    checked_store,
+    checked_table_name,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -36,15 +41,6 @@ _logged_lock = threading.Lock()
 
 # What MEDIUMBLOB, the column on MySQL, holds.
 _LARGEST_SESSION = 16 * 1024 * 1024
-_COHERENCE = ("auto", "stamps", "validate", "notify", "bounded")
-_TABLE_NAME = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,46}")
-# The extra of each tested kind of database, with the drivers that it brings.
-_EXTRAS = {
-    "sqlite": ("aiosqlite", "sqlite+aiosqlite"),
-    "postgresql": ("postgres", "postgresql+psycopg and postgresql+asyncpg"),
-    "mysql": ("mysql", "mysql+pymysql and mysql+asyncmy"),
-    "mariadb": ("mysql", "mariadb+pymysql and mariadb+asyncmy"),
-}
 _RUNS_CODE = re.compile(
     "_?pickle|cPickle|pickle5|dill|cloudpickle|marshal|shelve|jsonpickle|joblib"
 )
@@ -192,7 +188,7 @@ def build_settings(**keywords: Any) -> Settings:
         domain=checks.cookie_domain(report, given["domain"]),
         partitioned=checks.flag(report, "partitioned", given["partitioned"]),
         secret_key_fallbacks=fallbacks,
-        store=_store(report, given["store"]),
+        store=checked_store(report, given["store"]),
         rolling=checks.flag(report, "rolling", given["rolling"]),
         idle_timeout=_timeout(report, "idle_timeout", given["idle_timeout"]),
         absolute_timeout=_timeout(report, "absolute_timeout", given["absolute_timeout"]),
@@ -203,8 +199,8 @@ def build_settings(**keywords: Any) -> Settings:
         cache_max_bytes=checks.size(
             report, "SW018", "cache_max_bytes", given["cache_max_bytes"], 0, 2**63 - 1
         ),
-        coherence=_coherence(report, given["coherence"]),
-        listen_url=_listen_url(report, given["listen_url"]),
+        coherence=checked_coherence(report, given["coherence"]),
+        listen_url=checked_listen_url(report, given["listen_url"]),
         serializer=_serializer(report, given["serializer"]),
         encryption_keys=checks.encryption_keys(
             report,
@@ -219,7 +215,7 @@ def build_settings(**keywords: Any) -> Settings:
             report, "SW042", "store_timeout", given["store_timeout"], zero=False, fallback=0.0
         ),
         exclude=_exclude(report, given["exclude"]),
-        table_name=_table_name(report, given["table_name"]),
+        table_name=checked_table_name(report, given["table_name"]),
         create_table=checks.flag(report, "create_table", given["create_table"]),
         purge_interval=_purge_interval(report, given["purge_interval"]),
         record_client=checks.flag(report, "record_client", given["record_client"]),
@@ -320,44 +316,6 @@ def _user_key(report: Report, value: object) -> tuple[str, ...]:
     return checks.texts(report, "user_key", keys, bool, fix)
 
 
-def _coherence(report: Report, value: object) -> str | Channel:
-    if isinstance(value, str) and value in _COHERENCE:
-        return checks.plain(value)
-    if callable(member(value, "trusts")) and not isinstance(value, type):
-        return cast("Channel", value)
-    name = value[:40].lower() if isinstance(value, str) else ""
-    nearest = difflib.get_close_matches(name, _COHERENCE, n=1)
-    names = ", ".join(f'"{each}"' for each in _COHERENCE)
-    message = f"{show(value)} is no way to keep caches coherent."
-    fix = f'did you mean "{nearest[0]}"?' if nearest else f"use one of {names}, or a RedisChannel."
-    report.refuse("SW017", "coherence", message, fix)
-    return "validate"
-
-
-def _listen_url(report: Report, value: object) -> str | URL | None:
-    """A direct connection for LISTEN, where the store's goes through a pooler."""
-    if value is None:
-        return None
-    from sqlalchemy import URL, make_url
-
-    if isinstance(value, str | URL):
-        with suppress(Exception):
-            if make_url(value).get_backend_name() == "postgresql":
-                return value
-    fix = 'pass one such as "postgresql+psycopg://user@host/name", or None: the same as the store.'
-    report.refuse("SW017", "listen_url", "it is no URL of a PostgreSQL database.", fix)
-    return None
-
-
-def _table_name(report: Report, value: object) -> str:
-    if isinstance(value, str) and _TABLE_NAME.fullmatch(value):
-        return checks.plain(value)
-    message = "it must be a plain SQL name of at most 47 characters, a schema before it allowed."
-    fix = 'pass ASCII letters, digits and _, such as "sessions" or "auth.sessions".'
-    report.refuse("SW042", "table_name", message, fix)
-    return "sessions"
-
-
 def _session_limit(report: Report, value: object) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
@@ -424,86 +382,3 @@ def _try_serializer(report: Report, serializer: Any) -> None:
         elif not isinstance(read := serializer.loads(made), dict):
             message = f"its loads() gave {kind(read)}, not a dict."
             report.refuse("SW037", "serializer", message, fix)
-
-
-def _store(report: Report, value: object) -> Any:
-    """A URL, an engine or an object with the store protocol: M21, M22, M30, M31."""
-    origins = [str(member(base, "__module__")) for base in type(value).__mro__]
-    if not (isinstance(value, str) or any(each.startswith("sqlalchemy.") for each in origins)):
-        _check_store_object(report, value)
-        return value
-    from sqlalchemy import URL, Engine
-
-    sync = member(value, "sync_engine") if _is_async_engine(value, origins) else value
-    if isinstance(value, str | URL):
-        _check_url(report, value)
-    elif isinstance(sync, Engine):
-        if member(sync, "echo") or not member(sync, "hide_parameters"):
-            message = "with echo on or hide_parameters off, session data will reach the log."
-            fix = "make it with create_engine(..., echo=False, hide_parameters=True)."
-            report.warn("SW030", "store", message, fix)
-        url = member(sync, "url")
-        if isinstance(url, URL):
-            _check_database(report, url)
-    else:
-        message = f"{kind(value)} is part of the application's own transactions."
-        report.refuse("SW031", "store", message, "pass the Engine or AsyncEngine.")
-    return value
-
-
-def _check_store_object(report: Report, value: object) -> None:
-    methods = [member(value, name) for name in ("load", "aload")]
-    if isinstance(value, type) or not any(map(callable, methods)):
-        message = f"{kind(value)} is not a store: it has no load() and no aload()."
-        fix = 'pass a URL such as "sqlite:///sessions.db", an Engine, or an instance of a store.'
-        report.refuse("SW031", "store", message, fix)
-
-
-def _is_async_engine(value: object, origins: list[str]) -> bool:
-    # Imported only where it is in use already: it needs greenlet.
-    if not any(origin.startswith("sqlalchemy.ext.asyncio") for origin in origins):
-        return False
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
-    return isinstance(value, AsyncEngine)
-
-
-def _check_url(report: Report, value: str | URL) -> None:
-    from sqlalchemy import make_url
-
-    backend = ""
-    try:
-        url = make_url(value)
-        backend = url.drivername.split("+")[0]
-        dialect = url.get_dialect()
-        dialect.import_dbapi()
-        if dialect.is_async:
-            # Without it SQLAlchemy fails at the first use: not every driver brings it along.
-            import_module("greenlet")
-    except ImportError:
-        fix = "install the driver that the URL names."
-        if backend in _EXTRAS:
-            fix = 'pip install "sessionware[{}]", for URLs of {}.'.format(*_EXTRAS[backend])
-        message = "the driver for this database, or what it needs, is not installed."
-        report.refuse("SW021", "store", message, fix)
-    except Exception:
-        # A dialect is anybody's code, and SQLAlchemy raises several types for a bad name.
-        fix = 'pass a URL such as "sqlite:///sessions.db" or "postgresql+psycopg://user@host/name".'
-        if backend == "postgres":
-            fix = "write postgresql+psycopg:// in place of postgres://"
-        message = "it is no database URL, or of a kind that SQLAlchemy doesn't know."
-        report.refuse("SW021", "store", message, fix)
-    else:
-        _check_database(report, url)
-
-
-def _check_database(report: Report, url: URL) -> None:
-    backend, database = url.get_backend_name(), url.database or ":memory:"
-    if backend not in _EXTRAS:
-        message = "sessionware is not tested with this kind of database."
-        report.warn("SW021", "store", message, "use SQLite, PostgreSQL, MySQL or MariaDB.")
-    in_memory = ":memory:" in database or url.query.get("mode") == "memory"
-    if backend == "sqlite" and in_memory:
-        message = "a database in memory belongs to one process, and is gone with it."
-        fix = 'use a file, such as "sqlite:///sessions.db", except in tests.'
-        report.warn("SW022", "store", message, fix)

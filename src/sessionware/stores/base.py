@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Final, TypeAlias
+from datetime import timedelta
+from typing import Any, Final, TypeAlias, TypedDict
 
 from sqlalchemy import URL, Connection, StaticPool
 
@@ -12,6 +13,7 @@ from ..coherence.stampfile import file_of
 from ..coherence.stamps import StampFile
 from ..errors import ConfigurationError, Contention, Finding
 from ..flows import Call, Flow
+from ..store_checks import check_sql_store
 from .bulk import Bulk
 from .executing import Through
 from .grouping import methods_of
@@ -29,6 +31,15 @@ connection.
 _AT_ONCE: Final = 250
 
 
+class SQLOptions(TypedDict, total=False):
+    """What both SQL stores take besides the database; times are seconds or a ``timedelta``."""
+
+    table_name: str
+    create_table: bool
+    timeout: float | timedelta
+    connections: int
+
+
 class SQLBase:
     """What both stores know of their database."""
 
@@ -39,9 +50,15 @@ class SQLBase:
         *,
         table_name: str = "sessions",
         create_table: bool = True,
-        timeout: float = 2.0,
+        timeout: float | timedelta = 2.0,
         connections: int = 8,
     ) -> None:
+        table_name, timeout = check_sql_store(
+            table_name=table_name,
+            create_table=create_table,
+            timeout=timeout,
+            connections=connections,
+        )
         self.steps = Steps(Schema(table_name))
         self.scripts = Scripts(self.steps)
         self.timeout = timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..errors import StoreUnavailable
 from ..flows import Call, Flow, T, twins
 from ..records import RecordFormat
 from ..runners import runner_for
+from ..store_checks import check_cached_store
 from . import forking
 from .clearing import Clears
 from .keyed import KeyedStore
@@ -47,14 +49,21 @@ class CachedStore(Clears, KeyedStore):
         self,
         store: Any,
         *,
-        cache_ttl: float = 30.0,
+        cache_ttl: float | timedelta = 30.0,
         cache_max_bytes: int = 64 * 1024 * 1024,
         coherence: str | Channel = "validate",
         listen_url: Any = None,
-        store_timeout: float = 2.0,
+        store_timeout: float | timedelta = 2.0,
         codec: Codec | None = None,
         cipher: Cipher | None = None,
     ) -> None:
+        cache_ttl, cache_max_bytes, coherence, store_timeout = check_cached_store(
+            store,
+            cache_ttl=cache_ttl,
+            cache_max_bytes=cache_max_bytes,
+            coherence=coherence,
+            store_timeout=store_timeout,
+        )
         self.store = store
         self.cache = RowCache(ttl=cache_ttl, max_bytes=cache_max_bytes)
         self.codec: Codec = JSONCodec() if codec is None else codec

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError
@@ -18,7 +18,7 @@ from ..coherence.slots import new_number
 from ..coherence.stamps import Hold, StampFile
 from ..errors import StoreUnavailable
 from ..flows import Call, drive
-from .base import Operable, SQLBase, held_by_others, refuse_engine
+from .base import Operable, SQLBase, SQLOptions, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
 from .executing import Executor, Through, goes_straight, run_script
@@ -48,7 +48,7 @@ class SQLStore(SQLBase):
 
     blocking = True
 
-    def __init__(self, database: str | URL | Engine, **options: Any) -> None:
+    def __init__(self, database: str | URL | Engine, **options: Unpack[SQLOptions]) -> None:
         super().__init__(**options)
         refuse_engine(database, self.steps.schema.metadata.schema)
         self._given = database if isinstance(database, Engine) else None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, make_url
@@ -21,7 +21,7 @@ from ..coherence.stamps import Hold, StampFile
 from ..errors import ConfigurationError, Finding
 from ..flows import Call, adrive
 from .aiosqlites import Opened
-from .base import Operable, SQLBase, held_by_others, refuse_engine
+from .base import Operable, SQLBase, SQLOptions, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
 from .executing import Through, run_script
@@ -50,7 +50,7 @@ class AsyncSQLStore(SQLBase):
     loop at a time.
     """
 
-    def __init__(self, database: str | URL | AsyncEngine, **options: Any) -> None:
+    def __init__(self, database: str | URL | AsyncEngine, **options: Unpack[SQLOptions]) -> None:
         super().__init__(**options)
         refuse_engine(database, self.steps.schema.metadata.schema)
         self._given = database if isinstance(database, AsyncEngine) else None
