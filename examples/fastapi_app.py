@@ -1,6 +1,6 @@
 """A small FastAPI application with server-side sessions: login, logout, a cart.
 
-Run it (after `make env`, or `pip install sessionware fastapi uvicorn`):
+Run it from the checkout (after `make env`, or `pip install . fastapi uvicorn` into .venv):
 
     .venv/bin/python examples/fastapi_app.py
 

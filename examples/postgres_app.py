@@ -1,6 +1,6 @@
 """Sessions in PostgreSQL: every device of a user can be listed, and signed out from any other.
 
-Run it (after `make env`, or `pip install "sessionware[postgres]" starlette uvicorn`):
+Run it from the checkout (after `make env`, or `pip install ".[postgres]" uvicorn` into .venv):
 
     .venv/bin/python examples/postgres_app.py
 
