@@ -231,17 +231,21 @@ class Browser:
             "client": (self.address, 50000),
             "server": ("testserver", 80),
         }
-        received = False
+        received, complete = False, anyio.Event()
 
         async def receive() -> Message:
             nonlocal received
             if received:
-                await anyio.sleep_forever()
+                # As servers do: there are applications that wait for it.
+                await complete.wait()
+                return {"type": "http.disconnect"}
             received = True
             return {"type": "http.request", "body": b"", "more_body": False}
 
         async def send(message: Message) -> None:
             messages.append(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                complete.set()
 
         await self.app(scope, receive, send)
 

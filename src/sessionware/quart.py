@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Mapping
 from contextlib import suppress
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
 
-from quart import has_request_context, has_websocket_context
+from quart import Quart, has_request_context, has_websocket_context
 from quart import request as current_request
 from quart import websocket as current_websocket
+from quart.globals import app_ctx
 from quart.wrappers import Response
 from quart.wrappers.response import ResponseBody
 from werkzeug.datastructures import Headers
@@ -38,14 +40,11 @@ from .states import CookieDue, state_of
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from quart import Quart
-
     from .manager import ManagerOptions
 
-if TYPE_CHECKING:
-    pass
-
 _ON_ACCEPT: Final = ("Vary", "Cache-Control", "Set-Cookie")
+# Since Quart 0.23 there is one context for all, which error handling is told of.
+_ONE_CONTEXT: Final = "ctx" in signature(Quart.handle_user_exception).parameters
 
 
 class QuartSessions(FlaskSessions):
@@ -88,6 +87,9 @@ class QuartSessions(FlaskSessions):
             app.teardown_request(_end_if_failed)
             app.teardown_websocket(_end_if_failed)
             app.after_serving(shutdown)
+            if _ONE_CONTEXT:
+                # The last to be called before Quart itself takes the session to have it saved.
+                app.after_request_funcs[None].insert(0, _note_use)
 
     def get_cookie_partitioned(self, app: Any) -> bool:
         # Older versions of Quart have no such key in their configuration.
@@ -131,6 +133,8 @@ class QuartSessions(FlaskSessions):
         """Quart calls this with the response, or at a WebSocket's end, where there may be none."""
         if not isinstance(session, FlaskSession):
             return
+        if getattr(session, "unused", False):
+            session.accessed = False
         state = state_of(session)
         if state.started:
             if response is None or response.status_code < 500:
@@ -192,7 +196,7 @@ class QuartSessions(FlaskSessions):
     async def _areplace(self, app: Any, response: Any, error: StoreUnavailable) -> None:
         """Put the application's answer to a failing store, or our own, in place of a response."""
         try:
-            answer = await app.make_response(await app.handle_user_exception(error))
+            answer = await app.make_response(await _handled(app.handle_user_exception, error))
         except StoreUnavailable:
             answer = await self._aunavailable(app)
         found = answer.get_data()
@@ -209,7 +213,7 @@ class QuartSessions(FlaskSessions):
         response: Any = None
         with suppress(StoreUnavailable):
             error = ServiceUnavailable(retry_after=retry_after)
-            response = await app.make_response(await app.handle_http_exception(error))
+            response = await app.make_response(await _handled(app.handle_http_exception, error))
         if response is None or response.status_code == 500:
             response = app.response_class(UNAVAILABLE, 503, mimetype="text/plain")
         response.headers.setdefault("Retry-After", str(retry_after))
@@ -252,6 +256,21 @@ class _WatchedBody(ResponseBody):
         await self._body.__aexit__(exc_type, exc_value, tb)
         if exc_type is None:
             self._manager.check_late_change(self._session)
+
+
+async def _handled(handle: Any, error: Exception) -> Any:
+    """What the application makes of an error."""
+    if _ONE_CONTEXT:
+        return await handle(app_ctx._get_current_object(), error)
+    return await handle(error)
+
+
+async def _note_use(response: Any) -> Any:
+    """Whether anybody has looked at the session: Quart marks it so itself by having it saved."""
+    session = getattr(current_request, "session", None)
+    if isinstance(session, FlaskSession):
+        session.unused = not session.accessed  # type: ignore[attr-defined]
+    return response
 
 
 async def _save_without_cookie(session: FlaskSession) -> None:

@@ -124,7 +124,8 @@ async def websocket(
 
     async def send(message: Message) -> None:
         sent.append(message)
-        if message["type"] == "websocket.close":
+        refused = message["type"] == "websocket.http.response.body"
+        if message["type"] == "websocket.close" or (refused and not message.get("more_body")):
             closed.set()
 
     await app(scope, receive, send)

@@ -24,6 +24,13 @@ from tests.frameworks.quart_site import app_of, browser_of  # noqa: E402
 LATE = "after the response had begun"
 
 
+def alone(error: BaseException) -> BaseException:
+    """The one exception of a group: Quart has a request in a task group since 0.23."""
+    while isinstance(error, BaseExceptionGroup):
+        (error,) = error.exceptions
+    return error
+
+
 class TestQuart(Rules):
     def browser(self, manager: SessionManager) -> Browser:
         return browser_of(app_of(QuartSessions(manager=manager)))
@@ -242,8 +249,9 @@ async def test_a_change_by_a_body_that_is_being_sent_is_an_error(own: Quart) -> 
 
         return body()
 
-    with pytest.raises(Exception, match=LATE):
+    with pytest.raises(Exception) as raised:  # noqa: PT011
         await browser_of(own).get("/stream")
+    assert LATE in str(alone(raised.value))
 
 
 async def test_a_change_after_the_response_is_made_is_an_error(own: Quart) -> None:
@@ -251,8 +259,9 @@ async def test_a_change_after_the_response_is_made_is_an_error(own: Quart) -> No
     async def late(error: BaseException | None) -> None:
         request.session["late"] = True  # type: ignore[attr-defined]
 
-    with pytest.raises(Exception, match=LATE):
+    with pytest.raises(Exception) as raised:  # noqa: PT011
         await browser_of(own).get("/write?a=1")
+    assert LATE in str(alone(raised.value))
 
 
 async def test_a_store_with_an_async_driver_works_and_is_let_go_of(sqlite_url: str) -> None:
