@@ -22,8 +22,10 @@ def test_parent_and_child_go_on_with_pools_threads_and_caches_of_their_own(
 ) -> None:
     url = url_of(driver, request)
     search = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    # Since Python 3.12 each fork of a process with threads gets a warning, which is the test's aim.
+    quiet = "-Wignore:This process:DeprecationWarning"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.forking", url, table_name, given],
+        [sys.executable, quiet, "-m", "tests.faults.forking", url, table_name, given],
         env={**os.environ, "PYTHONPATH": search},
         capture_output=True,
         text=True,
