@@ -122,6 +122,8 @@ def in_turn(url: str, given: str, how: str) -> None:
     child.end()
     print(while_it_lives, visitor.content())
     manager.shutdown()
+    if engine is not None:
+        engine.dispose()
 
 
 def too_long(url: str) -> None:
@@ -149,8 +151,10 @@ def of_the_application(url: str) -> None:
     engine = create_engine(url, hide_parameters=True)
     store = CachedStore(SQLStore(engine))
     store.put("key", {"by": "parent"})
-    with engine.connect():
+    with engine.connect() as connection:
         child = Child(lambda: store.put("key", {"by": "child"}))
+        # Its pool is gone, and would leave it to the garbage collector, of which Python 3.13 warns.
+        connection.invalidate()
     print(child.step())
     child.end()
     print(store.get("key"))
