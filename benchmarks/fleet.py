@@ -40,6 +40,10 @@ class Here:
     writes: float
     database_writes: float
     purged: float
+    cold: float
+    """Seconds by which a request takes longer that has to read its row, waiting included."""
+    lookup: float
+    """Seconds of a read by key in the largest table, one at a time."""
 
 
 AS_IT_COMES = Fleet()
@@ -66,11 +70,13 @@ def reckon(fleet: Fleet, here: Here) -> list[Line]:
     expiring = fleet.sessions / fleet.lifetime
     messages = min(writes, fleet.processes / GATHER_SECONDS)
     work = requests * ((1 - fleet.writing) / here.reads + fleet.writing / here.writes)
+    work += reads * here.cold
+    databases = (writes + touches) / here.database_writes + reads * here.lookup
     return [
         Line("requests R", "A / e", requests),
         Line("writes W", "R · w", writes),
         Line("touches U", "A / (T / 10)", touches),
-        Line("reads by key", "A · m / max(t, e), m = min(h, max(1, t / e))", reads),
+        Line("reads by key Q", "A · m / max(t, e), m = min(h, max(1, t / e))", reads),
         Line("table", "S · B · 1.5", fleet.sessions * here.row_bytes * 1.5 / 1e9, "GB"),
         Line("cached sessions", "A · m / P", held, "a process"),
         Line("the cache's memory", "A · m / P · C", held * here.cached_bytes / 1e6, "MB a process"),
@@ -79,12 +85,10 @@ def reckon(fleet: Fleet, here: Here) -> list[Line]:
         Line("rows to purge X", "S / L", expiring),
         Line("time spent on it", "X / purged a second", expiring / here.purged * 100, "%"),
         Line(
-            "processes, half busy", "2 · R · ((1 - w) / r + w / v)", math.ceil(2 * work), "in all"
+            "processes, half busy", "2 · (R · ((1 - w) / r + w / v) + Q · c)",
+            math.ceil(2 * work), "in all",
         ),
-        Line(
-            "databases like this one", "(W + U) / D",
-            math.ceil((writes + touches) / here.database_writes), "in all",
-        ),
+        Line("databases like this one", "(W + U) / D + Q · k", math.ceil(databases), "in all"),
     ]  # fmt: skip
 
 
@@ -100,6 +104,12 @@ def here(results: dict[str, Any]) -> Here | None:
 
     in_flight = figures.measured(names, lambda n: figures.per_second(results, n, "writes64"))
     purges = results.get("purge", {}).get("stores", {})
+    largest = figures.sizes(results, "postgresql")[-1:]
+
+    def colder(name: str) -> float | None:
+        cold, warm = (figures.in_process(results, name, page) for page in ("cold", "read"))
+        return None if cold is None or warm is None else (cold - warm) / 1e6
+
     found = [
         figures.bytes_per_row(results, "postgresql"),
         figures.cached_bytes(results),
@@ -107,6 +117,8 @@ def here(results: dict[str, Any]) -> Here | None:
         best("write"),
         max(in_flight.values(), default=None),
         max((purges[name]["rows_per_second"] for name in names if name in purges), default=None),
+        min(figures.measured(names, colder).values(), default=None),
+        min((at["operations"]["lookup"]["ours"]["median"] / 1e6 for at in largest), default=None),
     ]
     values = [each for each in found if each is not None]
     return Here(*values) if len(values) == len(found) else None
@@ -129,7 +141,9 @@ def _shown(value: float) -> str:
     if value >= 100:
         power = 10 ** (math.floor(math.log10(value)) - 1)
         return f"{round(value / power) * power:,}"
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+    if value >= 10:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 1 or not value else f"{value:.2g}"
 
 
 def givens(results: dict[str, Any]) -> Table:
@@ -155,6 +169,8 @@ def givens(results: dict[str, Any]) -> Table:
         ("r", "reads/s of a worker behind uvicorn, measured", measured.reads),
         ("v", "writes/s of such a worker, measured", measured.writes),
         ("D", "writes/s into one database, measured", measured.database_writes),
+        ("c", "s more of a request that reads its row, measured", measured.cold),
+        ("k", "s of a read by key in the largest table, measured", measured.lookup),
     ):
         rows.append([letter, what, _shown(value), _shown(value)])
     return head, rows

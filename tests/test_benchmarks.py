@@ -204,7 +204,7 @@ def test_every_one_of_ours_on_starlette_has_a_floor_on_its_store() -> None:
 def test_a_fleet_is_reckoned_from_its_givens() -> None:
     here = fleet.Here(
         row_bytes=1000, cached_bytes=1000, reads=5000, writes=2500, database_writes=10_000,
-        purged=10_000,
+        purged=10_000, cold=0.01, lookup=0.02,
     )  # fmt: skip
     given = fleet.Fleet(
         sessions=1_000_000, lifetime=1000, active=30_000, every=30, writing=0.1,
@@ -214,19 +214,19 @@ def test_a_fleet_is_reckoned_from_its_givens() -> None:
     assert found["requests R"] == 1000
     assert found["writes W"] == 100
     assert found["touches U"] == 100
-    assert found["reads by key"] == 100
+    assert found["reads by key Q"] == 100
     assert found["table"] == 1.5
     assert found["cached sessions"] == 3000
     assert found["rows to purge X"] == 1000
     assert found["time spent on it"] == 10
-    assert found["processes, half busy"] == 1
-    assert found["databases like this one"] == 1
+    assert found["processes, half busy"] == 3
+    assert found["databases like this one"] == 3
 
 
 def test_spread_over_all_processes_a_short_cache_saves_nothing() -> None:
-    here = fleet.Here(1000, 1000, 5000, 2500, 10_000, 10_000)
+    here = fleet.Here(1000, 1000, 5000, 2500, 10_000, 10_000, 0.0002, 0.0001)
     lines = {each.what: each.value for each in fleet.reckon(fleet.AS_IT_COMES, here)}
-    assert lines["reads by key"] == lines["requests R"]
+    assert lines["reads by key Q"] == lines["requests R"]
 
 
 @pytest.mark.parametrize(
