@@ -17,6 +17,7 @@ from .session import Session
 from .states import CookieDue, SessionState, state_of
 from .stores.cached import CachedStore
 from .tokens import Tokens
+from .tracking import Intents
 
 
 class Closing(NamedTuple):
@@ -82,8 +83,8 @@ class Closings:
             try:
                 verdict = self.store.commit(flow)
             except BaseException as error:
-                session.put_back(intents)
                 if not self._is_lost_touch(error, decided):
+                    self._not_done(session, intents)
                     raise
             else:
                 self._adopt(session, work, decided, verdict)
@@ -105,11 +106,16 @@ class Closings:
         try:
             verdict = await self.store.acommit(flow)
         except BaseException as error:
-            session.put_back(intents)
             if not self._is_lost_touch(error, decided):
+                self._not_done(session, intents)
                 raise
         else:
             self._adopt(session, work, decided, verdict)
+
+    def _not_done(self, session: Session, intents: Intents) -> None:
+        """The error says that nothing was kept: what is still asked for is no late change."""
+        session.put_back(intents)
+        state_of(session).sent = None
 
     def _is_lost_touch(self, error: BaseException, decided: Decided) -> bool:
         """Report a failing store. A touch that it loses is no reason to fail the request."""

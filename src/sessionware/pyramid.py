@@ -178,7 +178,6 @@ class _Exchange:
 
     def respond(self, request: Any, response: Any) -> None:
         """Save, and add to the response what it has to carry."""
-        self._responded = True
         manager, session = self._manager, self._session
         if could_not_load(session, response.status_code):
             self._make_unavailable(response)
@@ -188,6 +187,7 @@ class _Exchange:
         except StoreUnavailable:
             self._make_unavailable(response)
             return
+        self._responded = True
         set_cookie = manager.set_cookie(closing)
         if set_cookie is not None:
             manager.note_scheme(request.scheme)

@@ -66,6 +66,23 @@ def logout_and_boom(session: Any, arguments: Mapping[str, str]) -> object:
     raise RuntimeError("boom")
 
 
+def logout_and_spoil(session: Any, arguments: Mapping[str, str]) -> object:
+    """Logs out, then stores what can't be stored."""
+    session.invalidate()
+    session["object"] = object()
+    return "bye"
+
+
+def rotate(session: Any, arguments: Mapping[str, str]) -> object:
+    session.rotate()
+    return "rotated"
+
+
+def expire(session: Any, arguments: Mapping[str, str]) -> object:
+    session.set_expiry(60)
+    return "soon"
+
+
 def refuse(session: Any, arguments: Mapping[str, str]) -> object:
     session.update(arguments)
     raise Refused(404)
@@ -78,7 +95,10 @@ def fail(session: Any, arguments: Mapping[str, str]) -> object:
 
 ACTS: dict[str, Callable[[Any, Mapping[str, str]], object]] = {
     act.__name__: act
-    for act in (read, write, append, login, logout, noop, boom, logout_and_boom, refuse, fail)
+    for act in (
+        *(read, write, append, login, logout, noop, boom, logout_and_boom, logout_and_spoil),
+        *(rotate, expire, refuse, fail),
+    )
 }
 
 
@@ -218,6 +238,23 @@ class Rules:
         assert is_unavailable(await visitor.get("/write?a=2", cookie=None))
         store.down.clear()
         assert (await visitor.get("/read")).json() == {"a": "1"}
+
+    @pytest.mark.parametrize("path", ["/logout", "/rotate", "/expire"])
+    async def test_what_is_asked_of_a_session_and_cannot_be_saved_is_a_503(
+        self, path: str, visitor: Browser, store: FailingStore
+    ) -> None:
+        await visitor.get("/write?a=1")
+        store.down.update(("replace", "rotate", "remove"))
+        assert is_unavailable(await visitor.get(path))
+        store.down.clear()
+        assert (await visitor.get("/read")).json() == {"a": "1"}
+
+    async def test_a_logout_holds_though_nothing_else_can_be_saved(
+        self, visitor: Browser, store: FailingStore
+    ) -> None:
+        await visitor.get("/login?user_id=alice")
+        await visitor.get("/logout_and_spoil", may_fail=True)
+        assert rows(store) == 0
 
     async def test_session_and_manager_are_found_from_a_request(
         self, visitor: Browser, manager: SessionManager
