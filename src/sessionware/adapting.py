@@ -141,6 +141,8 @@ def hand_over(inner: Session, outer: Session) -> None:
         outer.rotate(authenticated=asked.reauthenticated)
     if asked.expiry_set:
         outer.set_expiry(asked.expiry)
+    # In the same order: by that too is told whether something was changed.
+    outer.refill(dict(dict.items(inner)))
 
 
 def take_replacement(session: Session, current: object) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from flask import has_request_context
 from flask import request as current_request
-from flask.sessions import SessionMixin
 from werkzeug.exceptions import ServiceUnavailable
 
 from . import clock
@@ -26,7 +25,6 @@ from .adapting import (
     chosen_manager,
     client_of,
     could_not_load,
-    hand_over,
     is_excluded,
     refuse_async_store,
     session_outside,
@@ -37,9 +35,11 @@ from .cookies import Recognizer
 from .errors import ConfigurationError, SessionError, StoreUnavailable
 from .flask_commands import session_commands
 from .flask_config import CONFIG_KEYS, ConfiguredCookie, Keys, in_flasks_words
+from .flask_session import PERMANENT, NoFlaskSession
+from .flask_session import FlaskSession as FlaskSession
 from .headers import with_session_wsgi
 from .manager import ManagerOptions, SessionManager
-from .session import NoSession, Session
+from .session import Session
 from .states import CookieDue, state_of
 
 if TYPE_CHECKING:
@@ -47,50 +47,6 @@ if TYPE_CHECKING:
     from werkzeug.datastructures import Headers
 
 EXTENSION: Final = "sessionware"
-_PERMANENT: Final = "_permanent"
-
-
-class FlaskSession(Session, SessionMixin):
-    """What ``flask.session`` stands for: our ``Session`` with Flask's ``permanent`` and ``new``."""
-
-    # Whether the browser was last told to keep the cookie; None while there is none.
-    was_permanent: bool | None = None
-    # Opened by the test client's `session_transaction`, not for a request.
-    rehearsed = False
-    # The session of a middleware around us, of which this is a copy.
-    outer: Session | None = None
-
-    @property
-    def new(self) -> bool:  # type: ignore[override]
-        """Whether the session has not been stored yet."""
-        return self.is_new
-
-    def refill(self, content: dict[Any, Any]) -> None:
-        if self.was_permanent is None:
-            self.was_permanent = bool(content.get(_PERMANENT))
-        super().refill(content)
-
-    def is_permanent(self) -> bool:
-        """As ``permanent``, but no access of the application's."""
-        return bool(dict.get(self, _PERMANENT))
-
-    def forget_lone_flag(self) -> None:
-        """``session.permanent = True`` before each request stores nothing by itself."""
-        if self.accessed and dict.keys(self) == {_PERMANENT}:
-            del self[_PERMANENT]
-
-
-class NoFlaskSession(NoSession, SessionMixin):
-    """``flask.session`` on a path that is listed under ``exclude``."""
-
-    @property
-    def permanent(self) -> bool:
-        """False. ``session.permanent = True`` before each request stores nothing here either."""
-        return False
-
-    @permanent.setter
-    def permanent(self, value: bool) -> None:
-        """There is nothing to keep."""
 
 
 def tell_caches(headers: Headers, set_cookie: str | None, name: str) -> None:
@@ -246,7 +202,7 @@ class FlaskSessions(ConfiguredCookie):
         rehearsed = isinstance(getattr(request, "session", None), FlaskSession)
         outer = None if rehearsed else session_outside(environ, manager)
         if outer is not None:
-            return self._copy(request, outer)
+            return copied(request, outer, environ)
         presented = site.recognizer(manager, keys).recognize_environ(environ)
         session = manager.attach(FlaskSession(), presented, _client(manager, request))
         if rehearsed:
@@ -256,27 +212,13 @@ class FlaskSessions(ConfiguredCookie):
             environ[MANAGER_KEY] = manager
         return session
 
-    def _copy(self, request: Request, outer: Session) -> FlaskSession:
-        """A copy of what a middleware around us has loaded, for Flask needs a session that has
-        ``permanent``. It is handed back, not saved.
-        """
-        state = state_of(outer)
-        state.manager.ensure_loaded(outer)
-        # The copy has what the outer one has in it.
-        outer.exposed = True
-        session = FlaskSession()
-        session.attach(state)
-        session.refill(dict(dict.items(outer)))
-        session.outer = outer
-        request.session = session  # type: ignore[attr-defined]
-        return session
-
     def save_session(self, app: Flask, session: object, response: Response) -> None:
         """Flask calls this with the response, before its first byte leaves."""
         if not isinstance(session, FlaskSession):
             return
         if session.outer is not None:
-            hand_over(session, session.outer)
+            session.hand_back()
+            response.call_on_close(session.hand_back_late)
             return
         manager = state_of(session).manager
         try:
@@ -382,6 +324,15 @@ class FlaskSessions(ConfiguredCookie):
         return response
 
 
+def copied(request: Any, outer: Session, carrier: dict[str, Any]) -> FlaskSession:
+    """What stands in a request for the session of a middleware around us: Flask needs one that has
+    ``permanent``.
+    """
+    session = request.session = FlaskSession()
+    session.copy_of(outer, carrier)
+    return session
+
+
 def _client(manager: SessionManager, request: Request) -> tuple[str | None, str | None]:
     if not manager.settings.record_client:
         return (None, None)
@@ -400,7 +351,7 @@ def _is_cookie_due(
         if not refresh:
             return False
         seen = manager.glimpse(session)
-        if seen is not None and not seen.get(_PERMANENT):
+        if seen is not None and not seen.get(PERMANENT):
             return False
         manager.ensure_loaded(session)
         return session.is_permanent()

@@ -7,8 +7,9 @@ here is what waits, and what WebSockets need.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +34,8 @@ from .adapting import (
 from .closing import Closing
 from .errors import ResponseAlreadyStarted, SessionGone, StoreUnavailable
 from .events import logger
-from .flask import FlaskSession, FlaskSessions, NoFlaskSession, tell_caches
+from .flask import FlaskSessions, copied, tell_caches
+from .flask_session import FlaskSession, NoFlaskSession
 from .manager import SessionManager
 from .states import CookieDue, state_of
 
@@ -112,15 +114,20 @@ class QuartSessions(FlaskSessions):
         if is_excluded(scope["path"], manager.settings.exclude):
             excluded = scope[SESSION_KEY] = request.session = NoFlaskSession()
             return excluded
-        # One that a middleware around us has loaded stays its own, see `FlaskSessions`.
-        is_loaded_outside(scope.get("session"), manager)
+        rehearsed = isinstance(getattr(request, "session", None), FlaskSession)
+        outer = scope.get("session")
+        if not rehearsed and is_loaded_outside(outer, manager):
+            session = copied(request, outer, scope)
+            if scope["type"] == "websocket":
+                self._save_at_accept(app, request, session)
+            return session
         client: tuple[str | None, str | None] = (None, None)
         if manager.settings.record_client:
             client = client_of(request.remote_addr, request.headers.get("User-Agent"))
         presented = site.recognizer(manager, keys).recognize(scope["headers"])
         session = manager.attach(FlaskSession(), presented, client)
         await manager.aensure_loaded(session)
-        if isinstance(getattr(request, "session", None), FlaskSession):
+        if rehearsed:
             session.rehearsed = True
             return session
         scope[SESSION_KEY] = request.session = session
@@ -136,9 +143,14 @@ class QuartSessions(FlaskSessions):
         if getattr(session, "unused", False):
             session.accessed = False
         state = state_of(session)
-        if state.started:
-            if response is None or response.status_code < 500:
-                state.manager.check_late_change(session)
+        if state.started and response is not None and response.status_code >= 500:
+            # It failed, and what it changed is not missed.
+            return
+        if session.outer is not None:
+            session.hand_back()
+            _watch_body(response, session.hand_back_late)
+        elif state.started:
+            state.manager.check_late_change(session)
         elif response is None:
             await _save_without_cookie(session)
         else:
@@ -153,8 +165,8 @@ class QuartSessions(FlaskSessions):
                 raise
             await self._areplace(app, response, error)
             return
-        if isinstance(response, Response) and not session.rehearsed:
-            response.response = _WatchedBody(response.response, manager, session)
+        if not session.rehearsed:
+            _watch_body(response, partial(manager.check_late_change, session))
 
     async def _apply(self, app: Any, session: FlaskSession, response: Any) -> None:
         """Save, and add to the response what it has to carry."""
@@ -230,6 +242,10 @@ class QuartSessions(FlaskSessions):
             headers: Mapping[str, str] | Headers | None = None, subprotocol: str | None = None
         ) -> None:
             fields = Headers(headers)
+            if session.outer is not None:
+                session.hand_back()
+                await accept(fields, subprotocol)
+                return
             async with saving:
                 if not state_of(session).started:
                     carrier = app.response_class(b"", headers=fields)
@@ -242,12 +258,11 @@ class QuartSessions(FlaskSessions):
 
 
 class _WatchedBody(ResponseBody):
-    """A response's body, at whose end nothing may have been changed that missed the response."""
+    """A response's body, at whose end something is to be looked at."""
 
-    def __init__(self, body: ResponseBody, manager: SessionManager, session: FlaskSession) -> None:
+    def __init__(self, body: ResponseBody, at_end: Callable[[], None]) -> None:
         self._body = body
-        self._manager = manager
-        self._session = session
+        self._at_end = at_end
 
     async def __aenter__(self) -> AsyncIterable[Any]:
         return await self._body.__aenter__()
@@ -255,7 +270,13 @@ class _WatchedBody(ResponseBody):
     async def __aexit__(self, exc_type: Any, exc_value: Any, tb: Any) -> None:
         await self._body.__aexit__(exc_type, exc_value, tb)
         if exc_type is None:
-            self._manager.check_late_change(self._session)
+            self._at_end()
+
+
+def _watch_body(response: Any, at_end: Callable[[], None]) -> None:
+    """Look, when the body is sent, at what its making has changed, which missed the response."""
+    if isinstance(response, Response):
+        response.response = _WatchedBody(response.response, at_end)
 
 
 async def _handled(handle: Any, error: Exception) -> Any:

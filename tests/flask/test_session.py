@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from sessionware import ResponseAlreadyStarted, Session, SessionTooLarge, manager_of, session_of
 from sessionware.flask import FlaskSession, FlaskSessions
+from sessionware.wsgi import SessionMiddleware
 from tests.asgi.site import rows, statements
 from tests.flask.conftest import Visitor, manager_for, set_cookie_of, storing
 
@@ -237,6 +238,20 @@ def test_a_late_change_is_saved_by_hand_where_the_cookie_is_there(visitor: Visit
     assert visitor.content() == {"a": 1, "late": 1}
 
 
+def streaming(late: Callable[[FlaskSession], object]) -> Callable[[Any], flask.Response]:
+    """A view whose body does ``late`` while it is being sent."""
+
+    def view(session: FlaskSession) -> flask.Response:
+        def body() -> Iterator[str]:
+            yield "one"
+            late(session)
+            yield "two"
+
+        return flask.Response(flask.stream_with_context(body()))
+
+    return view
+
+
 def test_an_async_view_uses_the_session(visitor: Visitor, blockbuster: BlockBuster) -> None:
     # The loop is the view's alone: nobody waits behind it.
     blockbuster.deactivate()
@@ -360,16 +375,49 @@ def test_parallel_requests_keep_each_others_keys(visitor: Visitor) -> None:
     assert visitor.content() == {"a": 1, "b": 2, "c": 3}
 
 
-def test_an_outer_middleware_of_ours_with_the_same_manager_shares_the_session(
-    visitor: Visitor,
-) -> None:
-    from sessionware.wsgi import SessionMiddleware
+@pytest.fixture
+def wrapped(visitor: Visitor) -> Visitor:
+    """A visitor of an app that is inside a middleware of ours, with the same manager."""
+    app: Any = visitor.app
+    app.wsgi_app = SessionMiddleware(app.wsgi_app, manager=manager_for(app))
+    return visitor
 
-    interface = visitor.app.session_interface
-    assert isinstance(interface, FlaskSessions)
-    wrapped: Any = SessionMiddleware(visitor.app.wsgi_app, manager=manager_for(visitor.app))
-    visitor.app.wsgi_app = wrapped  # type: ignore[method-assign]
-    set_cookie_of(visitor.visit(storing(a=1)))
-    set_cookie_of(visitor.visit(storing(user_id="alice")))
-    assert visitor.content() == {"a": 1, "user_id": "alice"}
+
+def test_an_outer_middleware_of_ours_with_the_same_manager_shares_the_session(
+    wrapped: Visitor,
+) -> None:
+    assert isinstance(wrapped.app.session_interface, FlaskSessions)
+    set_cookie_of(wrapped.visit(storing(a=1)))
+    set_cookie_of(wrapped.visit(storing(user_id="alice")))
+    assert wrapped.content() == {"a": 1, "user_id": "alice"}
     assert len(rows()) == 1
+
+
+def test_inside_it_a_logout_holds_whichever_way_the_session_is_found(wrapped: Visitor) -> None:
+    def act(session: FlaskSession) -> str:
+        user: str = session["user_id"]
+        session_of(flask.request).invalidate()
+        return user
+
+    wrapped.visit(storing(user_id="alice"))
+    assert wrapped.visit(act).json == "alice"
+    assert wrapped.content() == {}
+    assert rows() == []
+
+
+def test_inside_it_a_change_after_the_response_has_begun_is_an_error_too(wrapped: Visitor) -> None:
+    wrapped.visit(storing(a=1))
+    with pytest.raises(ResponseAlreadyStarted):
+        wrapped.visit(streaming(lambda session: session.update(late=1)))
+    assert wrapped.content() == {"a": 1}
+
+
+def test_inside_it_a_late_change_is_saved_by_hand_too(wrapped: Visitor) -> None:
+    def late(session: FlaskSession) -> None:
+        del session["a"]
+        session.update(late=1, a=2)
+        session.save()
+
+    wrapped.visit(storing(a=1))
+    assert wrapped.visit(streaming(late)).text == "onetwo"
+    assert wrapped.content() == {"a": 2, "late": 1}

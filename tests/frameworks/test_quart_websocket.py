@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from sessionware import SessionMiddleware
 from tests.asgi.failing import FailingStore
 from tests.frameworks import browsers
 from tests.frameworks.importing import framework
@@ -81,6 +82,31 @@ async def test_a_change_on_an_open_websocket_needs_a_save(
     assert (await browser.get("/read")).json() == {"a": "1"}
     await call_websocket(own, "/socket/1", token=browser.token)
     assert (await browser.get("/read")).json() == {"a": 2}
+
+
+async def test_inside_a_middleware_of_ours_a_websocket_has_its_session(
+    own: Quart, store: FailingStore
+) -> None:
+    @own.websocket("/socket")
+    async def socket() -> None:
+        session["a"] = 1
+        await websocket.accept()
+        session["b"] = 2
+        await websocket.session.asave()  # type: ignore[attr-defined]
+        await websocket.send("saved")
+
+    manager = own.session_interface.manager_of(own)  # type: ignore[attr-defined]
+    app: Any = own
+    outside: Any = SessionMiddleware(app, manager=manager)
+    accept, said, _ = await call_websocket(outside, "/socket")
+    assert said["text"] == "saved"
+    (cookie,) = header(accept, "set-cookie")
+    token = cookie.decode().partition(";")[0].partition("=")[2]
+    assert (await browser_of(outside).get("/read", cookie=f"session={token}")).json() == {
+        "a": 1,
+        "b": 2,
+    }
+    assert rows(store) == 1
 
 
 async def test_a_handshake_that_is_refused_saves_and_can_set_a_cookie(own: Quart) -> None:

@@ -287,28 +287,40 @@ async def test_a_nested_change_at_one_service_is_seen_by_the_others(
         assert await visitor.content(browser) == {"seen": list(services)}
 
 
-@pytest.fixture
-def mounted(make_manager: Any, sqlite_url: str, visitor: Visitor) -> Browser:
-    """A Flask app under a Starlette app, with one manager."""
+def flask_inside(manager: SessionManager, serve: Serve) -> Any:
+    return a2wsgi.WSGIMiddleware(flask_app(manager, serve), workers=2)
+
+
+@pytest.fixture(params=[flask_inside, quart_app], ids=["flask", "quart"])
+def inside(
+    request: pytest.FixtureRequest, make_manager: Any, sqlite_url: str, visitor: Visitor
+) -> tuple[SessionManager, Any]:
+    """A manager, and an ASGI app with its sessions for a Starlette app to mount."""
     manager = make_manager(sqlite_url)
-    inside = a2wsgi.WSGIMiddleware(flask_app(manager, visitor.serve), workers=2)
-    return DatedBrowser(starlette_app(manager, visitor.serve, Mount("/flask", inside)))
+    return manager, request.param(manager, visitor.serve)
 
 
-FLASK = "/flask/"
+@pytest.fixture
+def mounted(inside: tuple[SessionManager, Any], visitor: Visitor) -> Browser:
+    """Another app under a Starlette app, with one manager."""
+    manager, app = inside
+    return DatedBrowser(starlette_app(manager, visitor.serve, Mount("/inside", app)))
 
 
-async def test_a_flask_app_inside_a_starlette_app_has_the_same_session(
+INSIDE = "/inside/"
+
+
+async def test_an_app_inside_a_starlette_app_has_the_same_session(
     mounted: Browser, visitor: Visitor
 ) -> None:
     await visitor.visit(mounted, storing("outer", VALUES))
-    await visitor.visit(mounted, storing("inner", VALUES), FLASK)
+    await visitor.visit(mounted, storing("inner", VALUES), INSIDE)
     expected = typed({"outer": VALUES, "inner": VALUES})
     assert typed(await visitor.content(mounted)) == expected
-    assert typed(await visitor.content(mounted, FLASK)) == expected
+    assert typed(await visitor.content(mounted, INSIDE)) == expected
 
 
-@pytest.mark.parametrize(("login", "logout"), [("/", FLASK), (FLASK, "/")])
+@pytest.mark.parametrize(("login", "logout"), [("/", INSIDE), (INSIDE, "/")])
 async def test_a_login_inside_holds_outside_and_the_other_way_round(
     login: str, logout: str, mounted: Browser, visitor: Visitor
 ) -> None:
@@ -317,14 +329,14 @@ async def test_a_login_inside_holds_outside_and_the_other_way_round(
     await visitor.visit(mounted, storing("user_id", "alice"), login)
     assert visitor.token != fixed
     logged_in = visitor.token
-    for path in ("/", FLASK):
+    for path in ("/", INSIDE):
         content = await visitor.content(mounted, path)
         assert content == {"cart": ["tea"], "user_id": "alice"}
     await visitor.visit(mounted, end, logout)
     assert visitor.token is None
     for old in (fixed, logged_in):
         visitor.token = old
-        for path in ("/", FLASK):
+        for path in ("/", INSIDE):
             assert await visitor.content(mounted, path) == {}
 
 
@@ -332,30 +344,29 @@ async def test_a_session_that_begins_inside_has_one_cookie(
     mounted: Browser, visitor: Visitor
 ) -> None:
     visitor._act = lambda session: session.update(a=1)
-    answer = await mounted.get(FLASK)
+    answer = await mounted.get(INSIDE)
     assert len(answer.set_cookies) == 1
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new visitor", "known visitor"])
 async def test_what_outside_and_inside_store_in_one_request_is_one_commit_and_one_cookie(
-    known: bool, make_manager: Any, sqlite_url: str, visitor: Visitor
+    known: bool, inside: tuple[SessionManager, Any], visitor: Visitor
 ) -> None:
-    manager = make_manager(sqlite_url)
-    inside: Any = a2wsgi.WSGIMiddleware(flask_app(manager, visitor.serve), workers=2)
+    manager, app = inside
 
     async def counting(scope: Any, receive: Any, send: Any) -> None:
         scope["session"]["visits"] = scope["session"].get("visits", 0) + 1
-        await inside(scope, receive, send)
+        await app(scope, receive, send)
 
-    outside = DatedBrowser(starlette_app(manager, visitor.serve, Mount("/flask", counting)))
+    outside = DatedBrowser(starlette_app(manager, visitor.serve, Mount("/inside", counting)))
     if known:
-        await visitor.visit(outside, storing("cart", ["tea"]), FLASK)
+        await visitor.visit(outside, storing("cart", ["tea"]), INSIDE)
     before = visitor.token
-    await visitor.visit(outside, storing("user_id", "alice"), FLASK)
+    await visitor.visit(outside, storing("user_id", "alice"), INSIDE)
     assert visitor.token not in (None, before)
     expected = {"visits": 2, "cart": ["tea"]} if known else {"visits": 1}
     assert await visitor.content(outside, "/") == {**expected, "user_id": "alice"}
-    await visitor.visit(outside, end, FLASK)
+    await visitor.visit(outside, end, INSIDE)
     assert visitor.token is None
 
 

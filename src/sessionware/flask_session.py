@@ -1,0 +1,89 @@
+"""What ``flask.session`` and ``quart.session`` stand for."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flask.sessions import SessionMixin
+
+from .adapting import MANAGER_KEY, SESSION_KEY, hand_over
+from .session import NoSession, Session
+from .states import state_of
+
+PERMANENT: Final = "_permanent"
+
+
+class FlaskSession(Session, SessionMixin):
+    """What ``flask.session`` stands for: our ``Session`` with Flask's ``permanent`` and ``new``."""
+
+    # Whether the browser was last told to keep the cookie; None while there is none.
+    was_permanent: bool | None = None
+    # Opened by the test client's `session_transaction`, not for a request.
+    rehearsed = False
+    # The session of a middleware around us, of which this is a copy, and the environ or scope that
+    # it came in; and what the copy held when it was handed back.
+    outer: Session | None = None
+    carrier: dict[str, Any]
+    handed: object = None
+
+    @property
+    def new(self) -> bool:  # type: ignore[override]
+        """Whether the session has not been stored yet."""
+        return self.is_new
+
+    def refill(self, content: dict[Any, Any]) -> None:
+        if self.was_permanent is None:
+            self.was_permanent = bool(content.get(PERMANENT))
+        super().refill(content)
+
+    def copy_of(self, outer: Session, carrier: dict[str, Any]) -> None:
+        """Stand for the session of a middleware around us until ``hand_back``."""
+        state = state_of(outer)
+        state.manager.ensure_loaded(outer)
+        # The copy has what the outer one has in it.
+        outer.exposed = True
+        self.attach(state)
+        self.refill(dict(dict.items(outer)))
+        self.outer, self.carrier = outer, carrier
+        # Or two sessions of one request would be changed, and one put back what the other ended.
+        carrier[SESSION_KEY] = self
+        carrier[MANAGER_KEY] = state.manager
+
+    def hand_back(self) -> None:
+        """Do to the session around us what was done to this copy of it, which is not saved."""
+        assert self.outer is not None
+        hand_over(self, self.outer)
+        self.carrier[SESSION_KEY] = self.outer
+        self.handed = self._held()
+
+    def hand_back_late(self) -> None:
+        """As ``hand_back``, if something was done, or saved by hand, since. The other session's own
+        end says what becomes of it.
+        """
+        if self.asking or self._held() != self.handed:
+            self.hand_back()
+
+    def _held(self) -> object:
+        return state_of(self).manager.endings.snapshot(self)
+
+    def is_permanent(self) -> bool:
+        """As ``permanent``, but no access of the application's."""
+        return bool(dict.get(self, PERMANENT))
+
+    def forget_lone_flag(self) -> None:
+        """``session.permanent = True`` before each request stores nothing by itself."""
+        if self.accessed and dict.keys(self) == {PERMANENT}:
+            del self[PERMANENT]
+
+
+class NoFlaskSession(NoSession, SessionMixin):
+    """``flask.session`` on a path that is listed under ``exclude``."""
+
+    @property
+    def permanent(self) -> bool:
+        """False. ``session.permanent = True`` before each request stores nothing here either."""
+        return False
+
+    @permanent.setter
+    def permanent(self, value: bool) -> None:
+        """There is nothing to keep."""
