@@ -9,6 +9,7 @@ from __future__ import annotations
 # Django has no types: neither its imports nor its twins can be checked.
 # mypy: disable-error-code="import-untyped"
 # pyright: reportAssignmentType=false
+import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -46,7 +47,9 @@ class SessionStore(SessionBase):  # type: ignore[misc]
 
     def __init__(self, session_key: str | None = None) -> None:
         super().__init__(session_key)
-        self._presented = session_key is not None
+        self._presented = session_key
+        # Whether what was presented names nothing that is stored, as what is no key at all.
+        self._gone = session_key is not None and self.session_key is None
         self._modified: bool | None = None
         self._failed = False
 
@@ -54,11 +57,13 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def modified(self) -> bool:
         """Also true if something inside a value was changed, unless it was set to False."""
         own = self._own()
+        if own is None and self._is_cleared_unseen():
+            own = self.run(self._tied())
         if own is None:
-            return bool(self._modified)
+            return bool(self._modified and (not self._gone or self.__dict__.get("_session_cache")))
         state = state_of(own)
-        if not state.savable and not dict.__len__(own):
-            # The ID was rotated away by a parallel request, whose cookie must not be touched.
+        if (self._gone or not state.savable) and state.row is None and not dict.__len__(own):
+            # A parallel request may have set a newer cookie, which must not be touched.
             return False
         if self._modified is None and state.row is not None:
             if own.modified or own.asked.rotation:
@@ -70,6 +75,19 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     @modified.setter
     def modified(self, value: bool) -> None:
         self._modified = bool(value)
+
+    def _is_cleared_unseen(self) -> bool:
+        """Whether it was emptied unread, so that nobody knows whether there was anything. Only
+        where the answer may be waited for: Django's middleware asks in a thread.
+        """
+        cached = self.__dict__.get("_session_cache")
+        if not self._modified or self.session_key is None or cached != {}:
+            return False
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return True
+        return False
 
     def _differs(self, own: Session) -> bool:
         core = manager()
@@ -123,6 +141,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         if manager().is_touch_due(state):
             with suppress(StoreUnavailable, SessionGone):
                 yield Call("save", (session,))
+        self._gone = self._presented is not None and state.row is None
         if state.cookie is CookieDue.SET:
             # Rolling lifetimes: Django's middleware sends the cookie of what was modified.
             self._modified = True
@@ -227,7 +246,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         own = self._own()
         if own is not None and not state_of(own).savable:
             return False
-        return not self._presented or self.modified or every_request
+        return self._presented is None or self.modified or every_request
 
     def exists_flow(self, session_key: str | None) -> Flow[bool]:
         """Whether a session with this key is stored."""
@@ -258,11 +277,15 @@ class SessionStore(SessionBase):  # type: ignore[misc]
 
     def delete_flow(self, session_key: str | None = None) -> Flow[None]:
         """End a session at once, this one if no key is given."""
+        yield from self._deleted(session_key)
+
+    def _deleted(self, session_key: str | None) -> Flow[bool]:
+        """End it; whether it was stored."""
         own = self._own()
         if session_key is None:
             session_key = self.session_key
         if session_key is None:
-            return
+            return False
         if own is None or session_key != self.session_key:
             doomed = yield from self._opened(_presented_by(session_key))
         else:
@@ -272,16 +295,23 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             doomed.attach(state_of(own).fork())
         doomed.mark_accessed()
         if state_of(doomed).row is None:
-            return
+            return False
         doomed.invalidate()
-        with suppress(SessionGone):
+        try:
             yield Call("save", (doomed,))
+        except SessionGone:
+            return False
+        return True
 
     def flush_flow(self) -> Flow[None]:
-        """End the session at once. What is stored afterwards goes into a new one."""
-        yield from self.delete_flow()
+        """End the session at once. What is stored afterwards goes into a new one.
+
+        The cookie of one that had ended before, or was rotated, is left alone.
+        """
+        stored = yield from self._deleted(None)
         self._session_key = None
         self._session_cache = yield from self._opened(NO_COOKIE)
+        self._gone = not stored and _presented_by(self._presented).id is not None
         self.accessed = self.modified = True
 
     def cycle_key_flow(self) -> Flow[None]:

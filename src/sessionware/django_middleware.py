@@ -71,7 +71,8 @@ def _known(request: HttpRequest) -> Iterator[None]:
 def _choose_cookie(request: HttpRequest, header: str) -> None:
     """Django would take the last, which whoever owns a sibling domain can toss in."""
     name = settings.SESSION_COOKIE_NAME
-    if header.count(f"{name}=") < 2:
+    # Spaces may stand around a name.
+    if header.count(name) < 2:
         return
     made = engine()
     values = made.manager.cookies.values([header.encode("latin-1", "replace")])

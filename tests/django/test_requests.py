@@ -116,6 +116,63 @@ def test_what_is_stored_with_a_dead_or_forged_cookie_gets_a_key_of_its_own(
         assert browser.content() == {"a": 1}
 
 
+def clear(request: Request) -> None:
+    request.session.clear()
+
+
+def read_and_clear(request: Request) -> None:
+    request.session.get("a")
+    request.session.clear()
+
+
+@pytest.mark.parametrize("what", [clear, read_and_clear])
+def test_emptying_what_a_dead_or_forged_cookie_names_stores_nothing(
+    database: Database, what: Callable[[Request], None]
+) -> None:
+    for key in (KEYS.sign(new_id()), "abc", f"{new_id()}.{new_id()}"):
+        answer = Browser(key).visit(what)
+        assert (answer.status, answer.cookie) == (200, None)
+    assert database.count() == 0
+
+
+@pytest.mark.anyio
+async def test_emptying_it_in_an_async_view_stores_nothing_either(database: Database) -> None:
+    async def aclear(request: Request) -> None:
+        request.session.clear()
+
+    answer = await Browser(KEYS.sign(new_id())).avisit(aclear)
+    assert (answer.status, answer.cookie) == (200, None)
+    assert database.count() == 0
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_late_logout_leaves_the_cookie_of_a_parallel_login_alone(
+    browser: Browser, database: Database, reads: bool
+) -> None:
+    def logout(request: Request) -> None:
+        if reads:
+            request.session.get("a")
+        request.session.flush()
+
+    browser.visit(storing(a=1))
+    late = browser.twin()
+    browser.visit(lambda request: request.session.cycle_key())
+    for key in (late.key, KEYS.sign(new_id())):
+        answer = Browser(key).visit(logout)
+        assert (answer.status, answer.cookie) == (200, None)
+    assert browser.content() == {"a": 1}
+
+
+def test_what_is_stored_after_such_a_logout_goes_into_a_new_session(browser: Browser) -> None:
+    def again(request: Request) -> None:
+        request.session.flush()
+        request.session["b"] = 2
+
+    browser.key = KEYS.sign(new_id())
+    browser.visit(again)
+    assert browser.content() == {"b": 2}
+
+
 def test_of_several_cookies_the_valid_one_counts_and_of_two_none(browser: Browser) -> None:
     browser.visit(storing(a=1))
     other = Browser()
@@ -128,6 +185,7 @@ def test_of_several_cookies_the_valid_one_counts_and_of_two_none(browser: Browse
         f"{mine}; {yours}": {},
         f"{COOKIE}=tossed; {COOKIE}=again": {},
         f"x{mine}; {yours}": {"b": 2},
+        f"{mine}; {COOKIE} ={other.key}": {},
     }
     for header, content in headers.items():
         answer = Browser().visit(lambda r: dict(r.session.items()), HTTP_COOKIE=header)
