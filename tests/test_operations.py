@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sessionware import MemoryStore, Session, SessionManager
+from sessionware import MemoryStore, Session, SessionGone, SessionManager
 from tests.apps import Managers
 from tests.byhand import Visitor, login, storing
 
@@ -93,3 +93,24 @@ def test_a_session_still_stands_until_it_is_ended_or_rotated(visitor: Visitor) -
     assert session.revalidate()
     visitor.visit(lambda other: other.rotate())
     assert not session.revalidate()
+
+
+def test_with_an_id_that_was_rotated_away_nothing_is_counted(visitor: Visitor) -> None:
+    late = Visitor(visitor.manager, visitor.cookie)
+    visitor.visit(lambda session: session.rotate())
+    session = late.open()
+    with pytest.raises(SessionGone):
+        session.incr("n")
+    assert session.take("a", None) is None
+    assert late.close(session) == {"Vary": "Cookie"}
+    assert visitor.content() == {"a": 1, "n": 1}
+
+
+@pytest.mark.anyio
+async def test_in_an_event_loop_neither(visitor: Visitor) -> None:
+    late = Visitor(visitor.manager, visitor.cookie)
+    await visitor.avisit(lambda session: session.rotate())
+    session = await visitor.manager.aopen(late.cookie)
+    with pytest.raises(SessionGone):
+        await session.aincr("n")
+    assert await session.atake("a", None) is None

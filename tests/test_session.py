@@ -454,3 +454,12 @@ def test_require_recent_wants_a_login_within_the_seconds(age: float | None, rece
     else:
         with pytest.raises(ReauthenticationRequired, match="60 seconds"):
             session.require_recent(60)
+
+
+def test_an_ended_session_is_a_new_one_that_nobody_has_logged_in_to() -> None:
+    session = linked(0)
+    session.invalidate()
+    assert session.is_new
+    assert session.created_at is session.authenticated_at is None
+    with pytest.raises(ReauthenticationRequired):
+        session.require_recent(60)

@@ -98,6 +98,7 @@ class SessionMiddleware:
             return
         if self._exclude and is_excluded(scope["path"], self._exclude):
             scope["session"] = NoSession()
+            scope[MANAGER_KEY] = self.manager
             await self.app(scope, receive, send)
             return
         if "session" in scope and self._has_session(scope):

@@ -34,18 +34,26 @@ def manager_of(request: Any) -> SessionManager:
     Raises ``LookupError`` if no middleware of ours has seen the request.
     """
     if isinstance(request, Session):
-        link = request.link()
-        found = link.manager if isinstance(link, SessionState) else None
+        found = _behind(request)
     else:
-        found = _lookup(request, "sessionware.manager", "sessionware.manager")
+        found = _manager_in(request)
         if found is None:
             found = _of_engine(request, "sessionware_manager")
         if found is None:
-            session = _of_hook(request)
-            found = None if session is None else manager_of(session)
+            # A factory that makes the session at this moment leaves its manager in the request.
+            found = _behind(_of_hook(request)) or _manager_in(request)
     if not isinstance(found, SessionManager):
         raise LookupError("this request has no manager: is sessionware's middleware installed?")
     return found
+
+
+def _behind(session: Session | None) -> SessionManager | None:
+    link = None if session is None else session.link()
+    return link.manager if isinstance(link, SessionState) else None
+
+
+def _manager_in(request: Any) -> Any:
+    return _lookup(request, "sessionware.manager", "sessionware.manager")
 
 
 def _lookup(request: Any, *keys: str) -> Any:

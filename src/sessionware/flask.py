@@ -198,6 +198,7 @@ class FlaskSessions(ConfiguredCookie):
         if exclude and is_excluded(request.script_root + request.path, exclude):
             excluded = request.session = NoFlaskSession()  # type: ignore[attr-defined]
             environ.setdefault(SESSION_KEY, excluded)
+            environ.setdefault(MANAGER_KEY, manager)
             return excluded
         rehearsed = isinstance(getattr(request, "session", None), FlaskSession)
         outer = None if rehearsed else session_outside(environ, manager)

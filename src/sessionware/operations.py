@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from . import clock
 from .chance import eight_bytes
@@ -20,6 +20,7 @@ from .stores.cached import CachedStore
 from .stores.protocol import Row
 
 _RAISE: Any = object()
+_ROTATED_AWAY: Final = "this request came with an ID that was rotated away"
 
 
 class Operations:
@@ -60,7 +61,7 @@ class Operations:
         decided = self.endings.decide(state, session, clock.now())
         if isinstance(decided.plan, Nothing):
             if not state.savable and dict.__len__(session):
-                raise SessionGone("this request came with an ID that was rotated away")
+                raise SessionGone(_ROTATED_AWAY)
             session.forget_intents()
             return None
         if state.started and takes_cookie(decided.plan):
@@ -110,7 +111,7 @@ class Operations:
         await self._aedit(session, _RAISE, _as_it_is)
 
     def _edit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
-        state = self._editable(session, key)
+        state = self._editable(session, key, gone)
         if self._is_unsaved(state, session, key):
             return _edit_unstored(session, key, edit)
         work = state.fork()
@@ -119,7 +120,7 @@ class Operations:
         return self._edited(session, key, work, verdict, gone)
 
     async def _aedit(self, session: Session, key: Any, edit: Edit, gone: Any = _RAISE) -> Any:
-        state = self._editable(session, key)
+        state = self._editable(session, key, gone)
         if self._is_unsaved(state, session, key):
             return _edit_unstored(session, key, edit)
         work = state.fork()
@@ -127,10 +128,14 @@ class Operations:
         verdict = await self.arun(flow)
         return self._edited(session, key, work, verdict, gone)
 
-    def _editable(self, session: Session, key: Any) -> SessionState:
+    def _editable(self, session: Session, key: Any, gone: Any) -> SessionState:
         if key in self.endings.user_key:
             raise ValueError("who is logged in changes with a rotation: assign or delete the key")
-        return self._usable(session)
+        state = self._usable(session)
+        if gone is _RAISE and not state.savable:
+            # Nothing of this request is kept, and a counter that says otherwise would be believed.
+            raise SessionGone(_ROTATED_AWAY)
+        return state
 
     def _is_unsaved(self, state: SessionState, session: Session, key: Any) -> bool:
         """Whether the value, or that there is none, is this request's own until it is saved: nobody

@@ -60,6 +60,7 @@ class PyramidSessions:
         path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         path = path.encode("latin-1", "replace").decode("utf-8", "replace")
         if is_excluded(path, manager.settings.exclude):
+            environ.setdefault(MANAGER_KEY, manager)
             return _ExcludedSession()
         outer = environ.get(SESSION_KEY)
         if is_loaded_outside(outer, manager):

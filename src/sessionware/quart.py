@@ -113,6 +113,7 @@ class QuartSessions(FlaskSessions):
         manager = self.manager_of(app)
         if is_excluded(scope["path"], manager.settings.exclude):
             excluded = scope[SESSION_KEY] = request.session = NoFlaskSession()
+            scope[MANAGER_KEY] = manager
             return excluded
         rehearsed = isinstance(getattr(request, "session", None), FlaskSession)
         outer = scope.get("session")

@@ -61,8 +61,8 @@ class Session(Tracked):
     @property
     def is_new(self) -> bool:
         """True until the session has been stored."""
-        self.mark_accessed()
-        return True if self.tie is None else self.tie.is_new
+        standing = self._standing()
+        return True if standing is None else standing.is_new
 
     @property
     def handle(self) -> str:
@@ -73,22 +73,22 @@ class Session(Tracked):
     @property
     def created_at(self) -> datetime | None:
         """When the session was first stored (aware, UTC), or None."""
-        self.mark_accessed()
-        return None if self.tie is None else as_datetime(self.tie.created_at)
+        standing = self._standing()
+        return None if standing is None else as_datetime(standing.created_at)
 
     @property
     def authenticated_at(self) -> datetime | None:
         """When the user last logged in (aware, UTC), or None."""
-        self.mark_accessed()
-        return None if self.tie is None else as_datetime(self.tie.authenticated_at)
+        standing = self._standing()
+        return None if standing is None else as_datetime(standing.authenticated_at)
 
     def require_recent(self, seconds: float) -> None:
         """Raise ``ReauthenticationRequired`` unless the login is at most ``seconds`` old.
 
         A rotation alone does not renew it (OWASP ASVS 5.0 7.5.3).
         """
-        self.mark_accessed()
-        age = None if self.tie is None else self.tie.seconds_since_login()
+        standing = self._standing()
+        age = None if standing is None else standing.seconds_since_login()
         if age is None or age > seconds:
             raise ReauthenticationRequired(
                 f"a login within the last {seconds:g} seconds is required"
@@ -166,6 +166,11 @@ class Session(Tracked):
     async def arevalidate(self) -> bool:
         """Ask the database whether this session still stands; see ``revalidate``."""
         return await self._bound().arevalidate(self)
+
+    def _standing(self) -> SessionLink | None:
+        """The tie to what is stored; None after ``invalidate()``, when another session begins."""
+        self.mark_accessed()
+        return None if self.asked.ended else self.tie
 
     def _bound(self) -> SessionLink:
         if self.tie is None:

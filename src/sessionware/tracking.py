@@ -291,9 +291,10 @@ class Tracked(dict[Any, Any]):
         if self.unready and self.tie is not None and self.tie.is_folded:
             # Nothing is missing but to decode it.
             self.mark_accessed()
+        # Not loaded, it says that there was a cookie: that is no response for who has none.
+        self.accessed = True
         if dict.__contains__(self, UNLOADED):
             return f"<{type(self).__name__}, not loaded yet>"
-        self.accessed = True
         return f"<{type(self).__name__} with {dict.__len__(self)} keys>"
 
     __str__ = __repr__

@@ -82,11 +82,11 @@ class SessionMiddleware:
         self._records_client = manager.settings.record_client
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        manager = self.manager
+        environ[MANAGER_KEY] = manager
         if self._exclude and is_excluded(_path(environ), self._exclude):
             environ[SESSION_KEY] = NoSession()
             return self.app(environ, start_response)
-        manager = self.manager
-        environ[MANAGER_KEY] = manager
         if SESSION_KEY in environ or "asgi.scope" in environ:
             outer = session_outside(environ, manager)
             if outer is not None:

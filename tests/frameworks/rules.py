@@ -108,13 +108,15 @@ def serve(
     """Answer a request; ``session`` gets it in the framework's way, where it is needed."""
     if name == "noop":
         return noop(None, arguments)
+    if name == "manager":
+        return {"cookie": manager_of(request).settings.session_cookie}
     if name == "find":
         manager = manager_of(request)
         return {"same": session_of(request) is session(), "cookie": manager.settings.session_cookie}
     return ACTS[name](session(), arguments)
 
 
-NAMES = (*ACTS, "find")
+NAMES = (*ACTS, "find", "manager")
 
 
 @pytest.mark.anyio
@@ -261,6 +263,17 @@ class Rules:
     ) -> None:
         answer = await visitor.get("/find")
         assert answer.json() == {"same": True, "cookie": "session"}
+
+    async def test_the_manager_is_found_where_there_is_no_session(
+        self, store: FailingStore
+    ) -> None:
+        manager = SessionManager(
+            secret_key=SECRET, store=store, purge_interval=None, exclude=["/manager"]
+        )
+        answer = await self.browser(manager).get("/manager")
+        assert answer.json() == {"cookie": "session"}
+        assert store.calls == []
+        manager.shutdown()
 
 
 def is_unavailable(answer: Answer) -> bool:

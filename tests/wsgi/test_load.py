@@ -198,6 +198,15 @@ def test_a_log_line_of_a_session_shows_no_content_and_loads_nothing(site: WsgiSi
     assert executed == []
 
 
+@pytest.mark.parametrize("show", [repr, str, "{}".format], ids=["repr", "str", "format"])
+def test_what_a_page_shows_of_a_session_depends_on_the_cookie(
+    site: WsgiSite, show: Callable[[Session], str]
+) -> None:
+    known, stranger = stored(site, a=1).visit(show), site.browser().visit(show)
+    assert known.body != stranger.body
+    assert known.all("vary") == stranger.all("vary") == ["Cookie"]
+
+
 @pytest.mark.parametrize("settings", [{"cache_ttl": 0}, {}, {"coherence": "bounded"}])
 def test_a_request_that_never_looks_at_its_session_costs_nothing(
     make_site: Callable[..., WsgiSite], settings: dict[str, Any]
