@@ -32,7 +32,7 @@ from .adapting import (
     is_loaded_outside,
 )
 from .closing import Closing
-from .errors import ResponseAlreadyStarted, SessionGone, StoreUnavailable
+from .errors import ResponseAlreadyStarted, SessionError, SessionGone, StoreUnavailable
 from .events import logger
 from .flask import FlaskSessions, copied, tell_caches
 from .flask_session import FlaskSession, NoFlaskSession
@@ -161,11 +161,16 @@ class QuartSessions(FlaskSessions):
         manager = state_of(session).manager
         try:
             await self._apply(app, session, response)
-        except StoreUnavailable as error:
+        except SessionError as error:
             if session.rehearsed:
                 raise
             await self._areplace(app, response, error)
-            return
+            if isinstance(error, StoreUnavailable):
+                return
+            tell_caches(response.headers, None, self.get_cookie_name(app))
+            # The application's answer may have put right what could not be stored.
+            with suppress(SessionError):
+                await self._apply(app, session, response)
         if not session.rehearsed:
             _watch_body(response, partial(manager.check_late_change, session))
 
@@ -206,8 +211,10 @@ class QuartSessions(FlaskSessions):
                 return manager.reissued(session)
         return closing
 
-    async def _areplace(self, app: Any, response: Any, error: StoreUnavailable) -> None:
-        """Put the application's answer to a failing store, or our own, in place of a response."""
+    async def _areplace(self, app: Any, response: Any, error: SessionError) -> None:
+        """Put the application's answer to an error, or our own to a failing store, in place of a
+        response; without one it is raised, as an error of a view is.
+        """
         try:
             answer = await app.make_response(await _handled(app.handle_user_exception, error))
         except StoreUnavailable:

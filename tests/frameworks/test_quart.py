@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from sessionware import ConfigurationError, SessionManager, StoreUnavailable, session_of
+from sessionware import (
+    ConfigurationError,
+    SessionManager,
+    SessionTooLarge,
+    StoreUnavailable,
+    session_of,
+)
 from tests.apps import SECRET, Browser, attributes
 from tests.asgi.failing import FailingStore
 from tests.frameworks.importing import framework
@@ -196,6 +202,33 @@ async def test_the_apps_own_handler_answers_for_a_failing_store(
     assert (answer.status, answer.body) == (503, b"sorry")
     assert answer.all("content-length") == ["5"]
     assert answer.set_cookies == []
+
+
+async def test_an_error_at_the_save_is_the_applications_to_handle(own: Quart) -> None:
+    @own.errorhandler(SessionTooLarge)
+    async def too_large(error: SessionTooLarge) -> Any:
+        return f"over {error.limit}", 413
+
+    browser = browser_of(own)
+    await browser.get("/write?a=1")
+    answer = await browser.get("/write?a=" + "x" * 100_000)
+    assert (answer.status, answer.body) == (413, b"over 65536")
+    assert answer.all("vary") == ["Cookie"]
+    assert (await browser.get("/read")).json() == {"a": "1"}
+
+
+async def test_what_the_answer_to_such_an_error_puts_right_is_stored(own: Quart) -> None:
+    @own.errorhandler(SessionTooLarge)
+    async def too_large(error: SessionTooLarge) -> Any:
+        session.pop("a")
+        session["note"] = "too large"
+        return "put right"
+
+    browser = browser_of(own)
+    answer = await browser.get("/write?a=" + "x" * 100_000)
+    assert answer.body == b"put right"
+    assert answer.all("vary") == ["Cookie"]
+    assert (await browser.get("/read")).json() == {"note": "too large"}
 
 
 async def test_a_handler_of_every_exception_does_not_hide_a_failing_store(
