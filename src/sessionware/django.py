@@ -26,9 +26,11 @@ from .endings import drop_unwritten
 from .errors import SessionGone, StoreUnavailable
 from .flows import Call, Flow, T, adrive, drive, twins
 from .manager import SessionManager
+from .rows import started
 from .session import Session
 from .states import CookieDue, SessionState, state_of
 from .tracking import ExpiryArgument
+from .users import user_of
 
 __all__ = ["SessionStore", "SessionwareMiddleware", "manager"]
 
@@ -220,6 +222,30 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def get_session_cookie_age(self) -> int:
         age = manager().settings.max_age
         return super().get_session_cookie_age() if age is None else age
+
+    def get_expiry_age(self, **kwargs: Any) -> Any:
+        """Seconds until the session ends, ``absolute_timeout`` included: the cookie's Max-Age."""
+        return self._capped(super().get_expiry_age(**kwargs))
+
+    async def aget_expiry_age(self, **kwargs: Any) -> Any:
+        """Seconds until the session ends; see ``get_expiry_age``."""
+        return self._capped(await super().aget_expiry_age(**kwargs))
+
+    def _capped(self, age: Any) -> Any:
+        core, own, now = manager(), self._own(), clock.now()
+        absolute = core.rows.lifetimes.absolute
+        if absolute is None:
+            return age
+        row = None if own is None else state_of(own).row
+        began = now
+        if own is not None and row is not None:
+            user = user_of(own, core.endings.user_key)
+            if user == row.user_id:
+                began = started(row)
+            elif user is None:
+                # Logged out, and that is not saved yet.
+                began = row.created_at
+        return min(age, max(0, -(-(began + absolute - now) // 1000)))
 
     def clear(self) -> None:
         """Empty the session; no I/O."""

@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any
 
 import pytest
+from django.contrib.auth import login
 from django.utils import timezone
 
 from sessionware.tokens import Tokens, new_id
 from tests.apps import SECRET
 from tests.byhand import Clock
 from tests.django.conftest import Configure, Database
-from tests.django.site import COOKIE, Browser, Request, storing, untouched, username
+from tests.django.site import COOKIE, Browser, Request, User, storing, untouched, username
 
 KEYS = Tokens(SECRET, [], COOKIE)
 DAY = 24 * 3600
@@ -166,3 +167,43 @@ def test_an_idle_timeout_counts_from_the_last_request_that_used_the_session(
         assert browser.content() == {"a": 1}
     clock.tick(1800)
     assert browser.content() == {}
+
+
+def test_the_cookie_ends_with_the_absolute_timeout(
+    browser: Browser, clock: Clock, with_settings: Callable[..., None], user: User
+) -> None:
+    def log_in(request: Request) -> Any:
+        login(request, user, "django.contrib.auth.backends.ModelBackend")
+        return request.session.get_expiry_age()
+
+    with_settings(absolute_timeout=3600)
+    assert browser.visit(storing(a=1)).cookie["max-age"] == 3600
+    clock.tick(3000)
+    assert browser.visit(storing(a=2)).cookie["max-age"] == 600
+    answer = browser.visit(log_in)
+    assert (answer.result, answer.cookie["max-age"]) == (3600, 3600)
+    clock.tick(3000)
+    assert browser.visit(storing(a=3)).cookie["max-age"] == 600
+
+    def log_out(request: Request) -> Any:
+        del request.session["_auth_user_id"]
+        return request.session.get_expiry_age()
+
+    assert browser.visit(log_out).result == 0
+
+
+@pytest.mark.anyio
+async def test_an_async_view_hears_of_the_absolute_timeout_too(
+    browser: Browser, clock: Clock, with_settings: Callable[..., None]
+) -> None:
+    async def store(request: Request) -> None:
+        await request.session.aset("a", 1)
+
+    async def age(request: Request) -> Any:
+        await request.session.aget("a")
+        return await request.session.aget_expiry_age()
+
+    with_settings(absolute_timeout=3600)
+    await browser.avisit(store)
+    clock.tick(3000)
+    assert (await browser.avisit(age)).result == 600
