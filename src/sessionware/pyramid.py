@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Unpack
@@ -175,10 +176,11 @@ class _Exchange:
     def __init__(self, manager: SessionManager, session: PyramidSession) -> None:
         self._manager = manager
         self._session = session
-        self._responded = False
+        self._responded = self._saved = False
 
     def respond(self, request: Any, response: Any) -> None:
         """Save, and add to the response what it has to carry."""
+        self._responded = True
         manager, session = self._manager, self._session
         if could_not_load(session, response.status_code):
             self._make_unavailable(response)
@@ -188,7 +190,7 @@ class _Exchange:
         except StoreUnavailable:
             self._make_unavailable(response)
             return
-        self._responded = True
+        self._saved = True
         set_cookie = manager.set_cookie(closing)
         if set_cookie is not None:
             manager.note_scheme(request.scheme)
@@ -201,12 +203,18 @@ class _Exchange:
 
     def finish(self, request: Any) -> None:
         """The end of the request, except for a body that is made while it is sent."""
-        if self._responded:
-            self._manager.check_late_change(self._session)
-        elif self._session.asked.ended:
+        manager, session = self._manager, self._session
+        if self._saved:
+            manager.check_late_change(session)
+        elif session.asked.ended:
             # Logged out means logged out; a store that fails at it has been reported.
             with suppress(StoreUnavailable):
-                self._manager.finish(self._session, failed=True)
+                manager.finish(session, failed=True)
+        elif not self._responded and sys.exception() is None:
+            # Nobody looked at it before the response had left.
+            state = state_of(session)
+            state.sent = state.loaded
+            manager.check_late_change(session)
 
     def _make_unavailable(self, response: Any) -> None:
         """503 with Retry-After, in place of a response that depends on a session nobody could

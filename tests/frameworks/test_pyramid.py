@@ -20,6 +20,7 @@ framework("pyramid.config")
 from pyramid.authentication import SessionAuthenticationHelper  # type: ignore[import-untyped]  # noqa: E402
 from pyramid.config import Configurator  # type: ignore[import-untyped]  # noqa: E402
 from pyramid.csrf import check_csrf_token, get_csrf_token  # type: ignore[import-untyped]  # noqa: E402
+from pyramid.events import NewResponse  # type: ignore[import-untyped]  # noqa: E402
 from pyramid.httpexceptions import status_map  # type: ignore[import-untyped]  # noqa: E402
 from pyramid.interfaces import ISession  # type: ignore[import-untyped]  # noqa: E402
 from pyramid.request import Request  # type: ignore[import-untyped]  # noqa: E402
@@ -204,6 +205,26 @@ class TestPyramid(Rules):
         browser = browser_of(configured(manager, view=view))
         with pytest.raises(Exception, match="after the response had begun"):
             await browser.get("/view")
+
+    async def test_a_session_that_is_first_looked_at_after_the_response_is_no_exception(
+        self, manager: SessionManager
+    ) -> None:
+        def store_later(event: Any) -> None:
+            event.request.session["late"] = True
+
+        config = configured(manager)
+        config.add_subscriber(store_later, NewResponse)
+        browser = browser_of(config)
+        with pytest.raises(Exception, match="after the response had begun"):
+            await browser.get("/noop")
+
+    async def test_a_view_that_fails_keeps_its_own_error(self, manager: SessionManager) -> None:
+        def view(request: Any) -> None:
+            request.session["a"] = 1
+            raise KeyError("its own")
+
+        with pytest.raises(Exception, match="its own"):
+            await browser_of(configured(manager, view=view)).get("/view")
 
     async def test_a_views_own_500_does_not_hide_a_failing_store(
         self, manager: SessionManager, store: FailingStore
