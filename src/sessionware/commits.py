@@ -14,7 +14,7 @@ from .events import EventSink
 from .flows import Flow, Pause, T
 from .limits import UserLimit
 from .plans import Delete, Insert, Plan, Rotate, Touch, Update
-from .records import read_nonce
+from .records import handle_of, read_nonce
 from .rows import Change, Done, Emptied, Lost, Next, RowMaker, Verdict
 from .states import CookieDue, SessionState
 from .stores.cached import TOMBSTONE_SECONDS, CachedStore
@@ -78,11 +78,15 @@ class Committer:
         """Make the row; its ID is ours alone, so a key that is taken only asks for another ID."""
         handle = state.handle_bytes
         for _ in range(_TRIES):
-            session_id = new_id()
+            session_id = state.id or new_id()
             made = self._rows.first(change, hash_id(session_id), handle)
             try:
                 row = yield from _patiently(partial(self._insert_once, made.row))
             except DuplicateKey:
+                found = yield from self._store.load_flow(made.row.sid_hash, change.now)
+                if isinstance(found, Row) and handle_of(found.data) == handle.hex():
+                    return (yield from self._write_beside(state, change, found))
+                state.id = None
                 continue
             state.id = session_id
             state.committed(made, row)
@@ -91,12 +95,22 @@ class Committer:
             return made
         raise _refused()
 
+    def _write_beside(self, state: SessionState, change: Change, made: Row) -> Flow[Verdict]:
+        """Another task of the same request has made the row meanwhile: add to it."""
+        if change.user_id in (None, made.user_id):
+            change = replace(change, user_changed=False, login=False)
+        # As loaded before there was anything, so that it is merged.
+        state.row = made._replace(version=0)
+        verdict = yield from self._written(state, change, state.row, None)
+        state.cookie = CookieDue.SET
+        return verdict
+
     def _insert_once(self, row: Row) -> Flow[Row]:
         try:
             return (yield from self._store.inserting(row))
         except OutcomeUnknown:
             found = yield from self._store.load_flow(row.sid_hash, row.created_at)
-        if isinstance(found, Row):
+        if isinstance(found, Row) and read_nonce(found.data) == read_nonce(row.data):
             return row._replace(id=found.id)
         return (yield from self._store.inserting(row))
 

@@ -19,6 +19,7 @@ from .records import HANDLE_BYTES, Header, read_header
 from .rows import NOBODY, Next
 from .session import Session
 from .stores.protocol import Row
+from .tokens import new_id
 
 if TYPE_CHECKING:
     from .locking import SessionLock
@@ -39,14 +40,14 @@ NOTHING_LOADED = snapshot({})
 class SessionState:
     """One request's session, as loaded and as committed since.
 
-    ``id`` is the secret, ``pending`` what names a session to be loaded at its first access,
-    ``folded`` the row of one that is loaded but for its content, which is decoded then;
-    ``payload`` the content as it is in the store. ``savable`` is False for an ID that was rotated
-    away: nothing of such a request is kept, and no cookie goes out. ``failure`` says that the store
-    could not be asked: whoever needs the session gets it raised. ``locked`` is the lock that the
-    request holds. ``loaded`` and ``sent`` are
-    snapshots of what the application's dict held when it was loaded, and when the response began;
-    None where that is not known, ``UNTOLD`` where it is what ``payload`` says.
+    ``id`` is the secret, also of one that is about to be stored; ``pending`` what names a session
+    to be loaded at its first access, ``folded`` the row of one that is loaded but for its content,
+    which is decoded then; ``payload`` the content as it is in the store. ``savable`` is False for
+    an ID that was rotated away: nothing of such a request is kept, and no cookie goes out.
+    ``failure`` says that the store could not be asked: whoever needs the session gets it raised.
+    ``locked`` is the lock that the request holds. ``loaded`` and ``sent`` are snapshots of what the
+    application's dict held when it was loaded, and when the response began; None where that is not
+    known, ``UNTOLD`` where it is what ``payload`` says.
     """
 
     __slots__ = (
@@ -111,6 +112,9 @@ class SessionState:
         if self.folded is not None:
             # Its content may be decoded while the commit is under way, and what it is now is known.
             self.payload, self.rich = self.manager.payload_of(self.folded)
+        if self.row is None and self.id is None:
+            # Tasks of one request may save at once: they make one session, not one each.
+            self.id, self._handle = new_id(), self.handle_bytes
         work = object.__new__(SessionState)
         work.manager, work.client = self.manager, self.client
         work.pending, work.id, work.row, work.folded = self.pending, self.id, self.row, self.folded

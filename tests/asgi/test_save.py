@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import anyio
 import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -345,6 +346,25 @@ async def test_asave_commits_at_once_and_the_response_has_the_cookie(
     answer = await browser.serve(handler)
     assert (answer.json(), len(answer.set_cookies)) == ([True, False, 1], 1)
     assert await browser.content() == {"a": 1, "b": 2}
+
+
+async def test_tasks_that_save_a_new_session_at_once_make_one_of_it(browser: Visitor) -> None:
+    async def save(session: Session, key: str) -> None:
+        session[key] = 1
+        await session.asave()
+
+    async def handler(request: Request) -> Response:
+        session = session_of(request)
+        async with anyio.create_task_group() as tasks:
+            for key in ("a", "user_id", "b", "c"):
+                tasks.start_soon(save, session, key)
+        return JSONResponse(dict(session))
+
+    answer = await browser.serve(handler)
+    assert answer.json() == {"a": 1, "user_id": 1, "b": 1, "c": 1}
+    assert len(answer.set_cookies) == 1
+    assert await browser.content() == answer.json()
+    assert row().user_id == "1"
 
 
 async def test_what_asave_committed_stays_though_the_request_fails_afterwards(

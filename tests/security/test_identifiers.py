@@ -18,6 +18,7 @@ import sessionware
 from sessionware import MemoryStore, SessionManager, session_of
 from sessionware.tokens import Tokens, hash_id, new_id
 from tests.apps import COOKIE, SECRET, Browser, Managers, app_of, attributes
+from tests.byhand import Visitor, storing
 from tests.security.conftest import Database
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +93,19 @@ async def test_an_id_that_the_server_did_not_issue_is_never_adopted_even_signed_
     answer = await browser.get("/write?k=v")
     assert not answer.token.startswith(foreign)
     assert [row.sid_hash for row in database.rows()] == [hash_id(answer.token.partition(".")[0])]
+
+
+def test_an_id_that_is_taken_is_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = SessionManager(secret_key=SECRET, store=MemoryStore(), purge_interval=None)
+    first, second = Visitor(manager), Visitor(manager)
+    first.visit(storing(a=1))
+    assert first.cookie is not None
+    taken = first.cookie.partition("=")[2].partition(".")[0]
+    monkeypatch.setattr("sessionware.states.new_id", lambda: taken)
+    second.visit(storing(b=2))
+    assert second.cookie != first.cookie
+    assert (first.content(), second.content()) == ({"a": 1}, {"b": 2})
+    manager.shutdown()
 
 
 async def test_an_id_is_taken_from_the_cookie_only(browser: Browser) -> None:
