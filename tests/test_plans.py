@@ -41,6 +41,7 @@ TABLE: dict[str, tuple[Ending, Plan]] = {
     "stored, a touch due": (replace(STORED, touch_due=True), Touch()),
     "stored, changed": (replace(STORED, changed=True), Update()),
     "stored, changed, a touch due": (replace(STORED, changed=True, touch_due=True), Update()),
+    "stored, written as it was, a renewal due": (replace(STORED, renewal_due=True), Update()),
     "stored, another lifetime": (replace(STORED, expiry_changed=True), Update()),
     "stored, cleared and refilled": (
         replace(STORED, changed=True, cleared=True),
@@ -89,6 +90,7 @@ TABLE: dict[str, tuple[Ending, Plan]] = {
     "hers, changed": (replace(HERS, changed=True), Update()),
     "failed, changed": (replace(HERS, failed=True, changed=True), NOTHING),
     "failed, a touch due": (replace(HERS, failed=True, touch_due=True), Touch()),
+    "failed, a renewal due": (replace(HERS, failed=True, renewal_due=True), NOTHING),
     "failed, ended": (replace(HERS, failed=True, ended=True, empty=True), Delete(ended=True)),
     "failed, ended, then stored": (
         replace(HERS, failed=True, ended=True, empty=False),
@@ -109,7 +111,7 @@ USERS = st.sampled_from([None, "alice", "bob"])
 ENDINGS = st.builds(
     Ending, exists=st.booleans(), user_before=USERS, user_after=USERS, **dict.fromkeys(
         ("savable", "failed", "empty", "changed", "cleared", "ended", "rotation",
-         "reauthenticated", "expiry_changed", "touch_due"), st.booleans()
+         "reauthenticated", "expiry_changed", "touch_due", "renewal_due"), st.booleans()
     )
 )  # fmt: skip
 

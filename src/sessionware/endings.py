@@ -154,6 +154,7 @@ class Endings:
                 before,
                 after,
                 self._touches and self._touch_due(state, now),
+                session.modified and not content.changed and self._renewal_due(state, now),
             )
         )
         if decided is NOTHING or isinstance(decided, Touch):
@@ -334,6 +335,14 @@ class Endings:
     def _expiry_changed(self, state: SessionState, session: Session) -> bool:
         stored = DEFAULT_EXPIRY if state.header is None else state.header.expiry
         return as_expiry(session.asked.expiry) != stored
+
+    def _renewal_due(self, state: SessionState, now: int) -> bool:
+        """Whether a write that changes nothing is due to renew the lifetime, as any other does."""
+        row, header = state.row, state.header
+        if row is None or header is None or state.started:
+            return False
+        renewed = self._rows.renewed(header, row)
+        return self._rows.lifetimes.renewal_due(header.expiry, renewed=renewed, now=now)
 
     def _touch_due(self, state: SessionState, now: int) -> bool:
         if state.row is None or state.header is None:

@@ -63,7 +63,10 @@ _TOUCH = Touch()
 # Not frozen: one is made for each request that used its session, and nobody alters it.
 @dataclass(slots=True)
 class Ending:
-    """What is known of a session when its response begins."""
+    """What is known of a session when its response begins.
+
+    ``renewal_due``: something was written that was there before, and the lifetime starts again.
+    """
 
     exists: bool
     savable: bool = True
@@ -78,6 +81,7 @@ class Ending:
     user_before: str | None = None
     user_after: str | None = None
     touch_due: bool = False
+    renewal_due: bool = False
 
 
 def plan(ending: Ending) -> Plan:
@@ -105,7 +109,7 @@ def plan(ending: Ending) -> Plan:
         return Rotate(login=login, barrier=ending.cleared)
     if ending.cleared:
         return _REPLACED
-    if ending.changed or ending.expiry_changed:
+    if ending.changed or ending.expiry_changed or ending.renewal_due:
         return MERGED
     return _TOUCH if ending.touch_due else NOTHING
 

@@ -131,6 +131,25 @@ async def test_a_save_renews_the_lifetime_and_the_cookie_when_a_tenth_has_passed
     assert await cookie_age(browser, lambda session: session.update(a=4)) is None
 
 
+@pytest.mark.parametrize(
+    "act", [lambda session: session.update(a=1), Session.mark_modified], ids=["write", "mark"]
+)
+async def test_a_write_that_changes_nothing_renews_them_too(
+    clock: Clock, make_site: Sites, act: Act
+) -> None:
+    browser = await stored(make_site(max_age=6000))
+    before = row()
+    clock.tick(599)
+    assert await cookie_age(browser, act) is None
+    assert row() == before
+    clock.tick(1)
+    assert await cookie_age(browser, act) == 6000
+    clock.tick(5999)
+    assert await browser.content() == {"a": 1}
+    clock.tick(1)
+    assert await browser.content() == {}
+
+
 @pytest.mark.parametrize("act", [None, dict], ids=["untouched", "read"])
 async def test_rolling_renews_with_every_request_when_a_tenth_has_passed(
     clock: Clock, make_site: Sites, act: Act | None
