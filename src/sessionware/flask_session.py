@@ -51,16 +51,22 @@ class FlaskSession(Session, SessionMixin):
 
     def hand_back(self) -> None:
         """Do to the session around us what was done to this copy of it, which is not saved."""
-        assert self.outer is not None
-        hand_over(self, self.outer)
-        self.carrier[SESSION_KEY] = self.outer
-        self.handed = self._held()
+        outer = self.outer
+        assert outer is not None
+        self.carrier[SESSION_KEY] = outer
+        if state_of(self).failure is None:
+            hand_over(self, outer)
+            self.handed = self._held()
+        else:
+            # Nobody could read it, so nothing was done to it; what the application says to that
+            # stands.
+            outer.accessed = outer.accessed or self.accessed
 
     def hand_back_late(self) -> None:
         """As ``hand_back``, if something was done, or saved by hand, since. The other session's own
         end says what becomes of it.
         """
-        if self.asking or self._held() != self.handed:
+        if state_of(self).failure is None and (self.asking or self._held() != self.handed):
             self.hand_back()
 
     def _held(self) -> object:

@@ -11,8 +11,9 @@ from werkzeug.test import TestResponse
 
 from sessionware import StoreUnavailable
 from sessionware.flask import FlaskSessions
+from sessionware.wsgi import SessionMiddleware
 from tests.asgi.failing import FailingStore
-from tests.flask.conftest import Visitor, add_views, storing
+from tests.flask.conftest import Visitor, add_views, manager_for, storing
 
 
 @pytest.fixture
@@ -144,6 +145,28 @@ def test_the_applications_own_handler_wins(
     store.down = {method}
     answer = visitor.visit(act)
     assert (answer.status_code, answer.text, answer.headers["X-Own"]) == (503, "sorry", "yes")
+
+
+def inside(visitor: Visitor) -> Visitor:
+    """The same app inside a middleware of ours, with the same manager."""
+    app: Any = visitor.app
+    app.wsgi_app = SessionMiddleware(app.wsgi_app, manager=manager_for(app))
+    return visitor
+
+
+def test_inside_a_middleware_of_ours_it_wins_too(store: FailingStore) -> None:
+    visitor = inside(own_app(store, first=True, unavailable=lambda error: ("sorry", 503)))
+    store.down = {"load"}
+    answer = visitor.visit(dict)
+    assert (answer.status_code, answer.text) == (503, "sorry")
+
+
+def test_inside_a_middleware_of_ours_a_500_hides_no_unreadable_session_either(
+    store: FailingStore,
+) -> None:
+    visitor = inside(own_app(store, first=True, unavailable=lambda error: ("swallowed", 500)))
+    store.down = {"load"}
+    assert is_unavailable(visitor.visit(dict))
 
 
 @pytest.mark.parametrize(("method", "act"), [("load", dict), ("replace", storing(a=2))])
