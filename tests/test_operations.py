@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 
 from sessionware import MemoryStore, Session, SessionGone, SessionManager
@@ -114,3 +118,25 @@ async def test_in_an_event_loop_neither(visitor: Visitor) -> None:
     with pytest.raises(SessionGone):
         await session.aincr("n")
     assert await session.atake("a", None) is None
+
+
+@pytest.mark.parametrize(
+    "limit", [{}, {"max_sessions_per_user": 1, "session_limit_action": "refuse"}], ids=str
+)
+def test_threads_that_save_a_new_session_at_once_make_one_of_it(limit: dict[str, Any]) -> None:
+    manager = Managers()(store=MemoryStore(), **limit)
+    visitor = Visitor(manager)
+    session = visitor.open()
+    session["user_id"] = "alice"
+    barrier = threading.Barrier(4)
+
+    def save(number: int) -> None:
+        barrier.wait()
+        session[f"key {number}"] = number
+        session.save()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(save, range(4)))
+    visitor.close(session)
+    assert len(manager.list_sessions("alice")) == 1
+    assert visitor.content() == {"user_id": "alice", **{f"key {n}": n for n in range(4)}}

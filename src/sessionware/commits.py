@@ -102,7 +102,8 @@ class Committer:
         # As loaded before there was anything, so that it is merged.
         state.row = made._replace(version=0)
         verdict = yield from self._written(state, change, state.row, None)
-        state.cookie = CookieDue.SET
+        if isinstance(verdict, Next | Done):
+            state.cookie = CookieDue.SET
         return verdict
 
     def _insert_once(self, row: Row) -> Flow[Row]:

@@ -104,8 +104,8 @@ class UserLimit:
 
     def _count(self, user_id: str, state: SessionState) -> Flow[None]:
         rows = yield from self._store.user_rows_flow(user_id, clock.now())
-        own = None if state.row is None else state.row.id
-        if sum(row.id != own for row in rows) >= self._most:
+        # By its name, for another task of this request may have stored it a moment ago.
+        if sum(handle_of(row.data) != state.handle for row in rows) >= self._most:
             raise SessionLimitReached(
                 f"this user has {self._most} sessions already (max_sessions_per_user)"
             )

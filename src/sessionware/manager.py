@@ -124,6 +124,8 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
         self._renews = chosen.rolling or chosen.idle_timeout is not None
         self._scheme_noted = False
         self._unfolding = threading.Lock()
+        # Held while a new session gets its ID.
+        self.naming = threading.Lock()
         self._custom = self.codec.custom
         self._plain = cipher is None and not self._custom
         _managers.add(self)
@@ -141,6 +143,7 @@ class SessionManager(Loading, Closings, Operations, Locks, Directory, Watches, P
     def after_fork(self) -> None:
         """In a child: locks, threads and counters are made anew; the store does so by itself."""
         self._unfolding = threading.Lock()
+        self.naming = threading.Lock()
         self.events.after_fork()
         self.store.listeners.clear()
         self._watcher = Watcher(self)

@@ -113,8 +113,12 @@ class SessionState:
             # Its content may be decoded while the commit is under way, and what it is now is known.
             self.payload, self.rich = self.manager.payload_of(self.folded)
         if self.row is None and self.id is None:
-            # Tasks of one request may save at once: they make one session, not one each.
-            self.id, self._handle = new_id(), self.handle_bytes
+            # Tasks and threads of one request may save at once: they make one session of it.
+            with self.manager.naming:
+                if self.id is None:
+                    if self._handle is None:
+                        self._handle = eight_bytes()[:HANDLE_BYTES]
+                    self.id = new_id()
         work = object.__new__(SessionState)
         work.manager, work.client = self.manager, self.client
         work.pending, work.id, work.row, work.folded = self.pending, self.id, self.row, self.folded
