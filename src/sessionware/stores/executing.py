@@ -8,7 +8,7 @@ still sees every one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol
 
@@ -74,6 +74,27 @@ def goes_straight(engine: Engine, drivers: frozenset[str] = DRIVERS) -> bool:
         or more.do_execute_no_params
         or more.handle_error
     )
+
+
+def may_begin(engine: Engine) -> bool:
+    """Whether somebody hears of each transaction, and may begin one in spite of AUTOCOMMIT: as
+    SQLAlchemy's documentation has it for SQLite, and perhaps for all engines of the process.
+    """
+    events: Any = engine.dispatch
+    return bool(events.begin)
+
+
+def run_committed(work: Callable[[Connection], T], connection: Connection) -> T:
+    """Run it on a connection of an engine that ``may_begin``, and commit what was begun."""
+    try:
+        result = work(connection)
+        connection.commit()
+    except BaseException:
+        if getattr(connection.dialect, "skip_autocommit_rollback", False):
+            # The pool would not roll back, and lend it with the transaction still open.
+            connection.invalidate()
+        raise
+    return result
 
 
 class Straight:

@@ -21,7 +21,7 @@ from ..flows import Call, drive
 from .base import Operable, SQLBase, SQLOptions, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
-from .executing import Executor, Through, goes_straight, run_script
+from .executing import Executor, Through, goes_straight, may_begin, run_committed, run_script
 from .faults import broken, connection_is_stale, is_undone, repeats, table_is_missing, translate
 from .forking import Gate, close_over_forks, hold, in_use, refuse_inherited
 from .grouping import MOVES, after_failure, moved
@@ -345,13 +345,11 @@ class SQLStore(SQLBase):
 
     def _connected(self, work: Callable[[Connection], T]) -> T:
         engine, lender = self._ready or self._make_ready()
+        if lender is None or may_begin(engine):
+            work = partial(run_committed, work)
         with self._theirs(engine) if lender is None else lender.pooled() as connection:
             try:
-                result = work(connection)
-                if self._given is not None:
-                    # Its listeners may begin a transaction in spite of AUTOCOMMIT.
-                    connection.commit()
-                return result
+                return work(connection)
             except DBAPIError as error:
                 if connection_is_stale(error):
                     connection.invalidate()

@@ -24,7 +24,7 @@ from .aiosqlites import Opened
 from .base import Operable, SQLBase, SQLOptions, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
-from .executing import Through, run_script
+from .executing import Through, may_begin, run_committed, run_script
 from .faults import broken, connection_is_stale, is_undone, repeats, table_is_missing, translate
 from .forking import close_over_forks, in_use, refuse_inherited
 from .grouping import MOVES, after_failure, moved
@@ -323,13 +323,11 @@ class AsyncSQLStore(SQLBase):
             return await self._connected_to(place, work)
 
     async def _connected_to(self, place: Place, work: Callable[[Connection], T]) -> T:
+        if self._given is not None or may_begin(place.engine.sync_engine):
+            work = partial(run_committed, work)
         async with place.engine.connect() as connection:
             try:
-                result = await connection.run_sync(work)
-                if self._given is not None:
-                    # Its listeners may begin a transaction in spite of AUTOCOMMIT.
-                    await connection.commit()
-                return result
+                return await connection.run_sync(work)
             except DBAPIError as error:
                 if connection_is_stale(error):
                     await connection.invalidate()
