@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from sqlalchemy import URL, StaticPool, create_engine, make_url, text
+from sqlalchemy import URL, SingletonThreadPool, StaticPool, create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sessionware import ConfigurationError, StoreUnavailable
@@ -16,6 +17,8 @@ from sessionware.stores.sql import SQLStore
 from sessionware.stores.sql_async import AsyncSQLStore
 from sessionware.testing import caller
 from sessionware.testing.support import MINUTE, NOW, following, new_hash, put
+from tests.apps import Managers
+from tests.byhand import Visitor, storing
 from tests.databases import drivers, url_of
 
 SYNC = ("sqlite", "psycopg", "pymysql")
@@ -229,11 +232,18 @@ def test_closing_the_store_leaves_the_applications_engine_open(
     assert application.store.load(row.sid_hash, NOW) == row
 
 
-def test_an_engine_that_has_one_connection_for_everybody_is_refused() -> None:
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}},
+        {"poolclass": SingletonThreadPool},
+        {},
+    ],
+    ids=["for everybody", "for each thread", "for each thread by default"],
+)
+def test_an_engine_that_has_one_connection_for_everybody_is_refused(pool: dict[str, Any]) -> None:
     """Switching it to AUTOCOMMIT commits whatever transaction the application has open on it."""
-    engine = create_engine(
-        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-    )
+    engine = create_engine("sqlite://", **pool)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE app (n INTEGER)"))
 
@@ -245,6 +255,27 @@ def test_an_engine_that_has_one_connection_for_everybody_is_refused() -> None:
 
     with engine.connect() as connection:
         assert connection.execute(text("SELECT n FROM app")).scalars().all() == []
+    engine.dispose()
+
+
+def test_a_request_waits_no_longer_than_store_timeout_however_long_the_engine_would(
+    sqlite_url: str,
+) -> None:
+    engine = create_engine(sqlite_url, connect_args={"timeout": 30}, hide_parameters=True)
+    manager = Managers()(store=engine, store_timeout=0.3)
+    visitor = Visitor(manager)
+    visitor.visit(storing(a=1))
+
+    with engine.connect() as stranger:
+        stranger.exec_driver_sql("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            visitor.visit(storing(b=2))
+        waited = time.monotonic() - began
+        stranger.rollback()
+
+    assert waited < 5
+    manager.shutdown()
     engine.dispose()
 
 

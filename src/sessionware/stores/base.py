@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, TypedDict
 
-from sqlalchemy import URL, Connection, StaticPool
+from sqlalchemy import URL, Connection, SingletonThreadPool, StaticPool
 
 from ..coherence.stampfile import file_of
 from ..coherence.stamps import StampFile
@@ -160,11 +160,11 @@ class SQLBase:
 
 def refuse_engine(database: Any, schema: str | None) -> None:
     """An application's engine that can't be shared, or that means another table than we name."""
-    if isinstance(getattr(database, "pool", None), StaticPool):
+    if isinstance(getattr(database, "pool", None), StaticPool | SingletonThreadPool):
         raise _refused(
-            "this engine has one connection for everybody: our commits would commit the "
-            "application's transactions.",
-            "give a URL, or an engine whose pool has several connections.",
+            "this engine has one connection for everybody, or for each thread: our commits would "
+            "commit the application's transactions.",
+            "give a URL, or an engine whose pool lends connections (QueuePool, NullPool).",
         )
     options: Any = getattr(database, "get_execution_options", dict)()
     if schema in (options.get("schema_translate_map") or ()):

@@ -83,9 +83,11 @@ class SQLStore(SQLBase):
     @property
     def answers_at_once(self) -> bool:
         """Whether a thread of the application's may call it itself: no network that falls silent
-        is in between, waiting for a lock has an end, and the tables are there.
+        is in between, the tables are there, and waiting has an end: how long an engine of the
+        application's waits for a connection or a lock, we don't know.
         """
-        return self._prepared and self._url.get_backend_name() == "sqlite"
+        ours = self._given is None and self._url.get_backend_name() == "sqlite"
+        return ours and self._prepared
 
     def before_fork(self) -> None:
         """In the parent: close what is idle, and connect again when it is needed."""
