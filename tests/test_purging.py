@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import threading
 import time
@@ -274,7 +275,7 @@ class Batches(MemoryStore):
 
 
 class Plainest:
-    """A store with the methods that every store has to have."""
+    """A store with the methods that every store has to have, and no more parameters."""
 
     blocking = False
 
@@ -284,7 +285,13 @@ class Plainest:
     def __getattr__(self, name: str) -> Any:
         if name not in Store.__dict__:
             raise AttributeError(name)
-        return getattr(self._memory, name)
+        takes = inspect.signature(getattr(Store, name))
+
+        def call(*args: Any) -> Any:
+            takes.bind(self, *args)
+            return getattr(self._memory, name)(*args)
+
+        return call
 
 
 @pytest.fixture

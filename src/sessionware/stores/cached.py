@@ -383,7 +383,7 @@ class CachedStore(Clears, KeyedStore):
 
     def purge_flow(self, now: int, limit: int, exact: bool = False) -> Flow[int]:
         """See ``Store.purge``; what it deletes has expired, and no cached row outlives that."""
-        answer: int = yield Call("purge", (now, limit, exact))
+        answer: int = yield Call("purge", (now, limit, True) if exact else (now, limit))
         return answer
 
     def purge_retired_flow(self, now: int, limit: int) -> Flow[int]:

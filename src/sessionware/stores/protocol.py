@@ -181,9 +181,9 @@ class Store(Protocol):
         """Give back a lease that was taken until then; False if it is not held so any more."""
         ...
 
-    def purge(self, now: int, limit: int) -> int:
+    def purge(self, now: int, limit: int, exact: bool = False) -> int:
         """Delete up to ``limit`` rows that are past ``purge_after`` and ``expires_at``, and spent
-        tombstones; how many rows were deleted.
+        tombstones; how many rows were deleted. ``exact``: past ``expires_at`` is enough.
 
         All tombstones that are spent, however many; or, where the store also has
         ``purge_retired(now, limit)``, which deletes some too and says how many, up to ``limit``.

@@ -30,6 +30,19 @@ class PurgingChecks(Checks):
         assert subject.reload(spent.id) is None
         assert subject.load(spent.sid_hash, NOW) is None
 
+    def test_an_exact_purge_spares_only_what_has_not_expired(self, subject: Store) -> None:
+        kept = {
+            name: put(subject, expires_at=expires_at, purge_after=purge_after)
+            for name, (expires_at, purge_after) in KEPT.items()
+        }
+        early = kept.pop("expired but not yet due")
+        spent = put(subject, **SPENT)
+
+        assert [subject.purge(NOW, 1, True) for _ in range(3)] == [1, 1, 0]
+
+        assert {name: subject.reload(row.id) for name, row in kept.items()} == kept
+        assert subject.reload(early.id) is subject.reload(spent.id) is None
+
     def test_purge_works_in_batches(self, subject: Store) -> None:
         for _ in range(7):
             put(subject, **SPENT)
