@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -308,6 +310,40 @@ class TestSharingInThreads:
             impatient.run_shared("key", loading, nothing)
         assert isinstance(first(), StoreUnavailable)
 
+    def test_a_load_that_hangs_for_good_keeps_nobody_from_the_key_for_good(
+        self, store: Store
+    ) -> None:
+        """The others go on all the time, so that the store gives signs of life."""
+        runner = ThreadRunner(store, timeout=0.02, threads=4)
+        gate = store.gate(1)
+
+        def load(key: str) -> Any:
+            try:
+                return runner.run_shared(key, loading, nothing)
+            except StoreUnavailable:
+                return None
+
+        assert load("hangs") is None
+        deadline = time.monotonic() + PATIENCE
+        while load("hangs") is None and time.monotonic() < deadline:
+            assert load("other")
+        assert load("hangs")
+        gate.set()
+        runner.close()
+
+    def test_a_load_that_is_late_is_still_the_only_one(self, store: Store) -> None:
+        runner = ThreadRunner(store, timeout=0.2, threads=4)
+        gate = store.gate(1)
+        with pytest.raises(StoreUnavailable):
+            runner.run_shared("key", loading, nothing)
+        second = in_thread(lambda: runner.run_shared("key", loading, lambda: "cached"))
+        while len(runner._flights._under_way["key"].waiters) < 2:
+            time.sleep(0.001)
+        gate.set()
+        assert second() == "cached"
+        assert store.reads == 1
+        runner.close()
+
 
 async def test_a_cancelled_waiter_does_not_cancel_the_load_of_the_others(
     threads: ThreadRunner, store: Store
@@ -464,6 +500,22 @@ class TestSharingInALoop:
         with pytest.raises(LookupError):
             await runner.arun_shared("key", lambda: failing(LookupError()), nothing)
         assert await runner.arun_shared("key", loading, nothing) == 1
+
+    async def test_a_load_that_hangs_for_good_keeps_nobody_from_the_key_for_good(
+        self, astore: AsyncStore
+    ) -> None:
+        runner = LoopRunner(astore, 0.02)
+        gate = astore.gate(1)
+
+        async def load() -> Any:
+            with suppress(StoreUnavailable):
+                return await runner.arun_shared("key", loading, nothing)
+
+        with anyio.fail_after(PATIENCE):
+            while await load() is None:
+                pass
+        assert astore.finished == 1
+        gate.set()
 
 
 def test_each_event_loop_has_its_own_loads(astore: AsyncStore) -> None:

@@ -19,7 +19,7 @@ from .batches import PATIENCE, Job, Queue, answer, begin
 from .errors import ConfigurationError, Finding
 from .flights import Flight, Flights
 from .flows import Call, Flow, Pause, adrive, deferred
-from .thread_runner import too_slow
+from .thread_runner import LOST, too_slow
 from .waiting import (
     Outcome,
     TaskWaiter,
@@ -44,7 +44,7 @@ class LoopRunner:
     def __init__(self, store: Any, timeout: float) -> None:
         self._store = store
         self._timeout = timeout
-        self._flights = Flights()
+        self._flights = Flights(LOST * timeout)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._shielded_flows = 0
         self._shares_commits = bool(getattr(store, "shares_commits", False))
@@ -163,6 +163,8 @@ class LoopRunner:
             if launch:
                 self._launch(loop, key, flight, flow)
             outcome = await waiter.wait(deadline - time.monotonic())
+            if outcome is None:
+                self._flights.give_up(key, flight)
             if current or outcome is None:
                 return self._result(outcome)  # type: ignore[no-any-return]
             found = cached()

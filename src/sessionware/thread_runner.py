@@ -48,6 +48,8 @@ def close_store(store: Any) -> None:
         store.close()
 
 
+LOST: Final = 3
+"""So many times as long as a request waits, what gives no sign of life may hang for good."""
 # How often threads that hang are replaced while the store gives no sign of life.
 _MOST_CREWS = 4
 
@@ -67,7 +69,7 @@ class ThreadRunner:
         self._last_sign = time.monotonic()
         self._crews = 1
         self._ending = weakref.finalize(self, self._threads.close)
-        self._flights = Flights()
+        self._flights = Flights(LOST * timeout)
         self._shares_commits = bool(getattr(store, "shares_commits", False))
         # One more than can write may wait its turn; the other threads are for those who read.
         self._most_leaders = min(threads, getattr(store, "commits_at_once", threads) + 1)
@@ -108,11 +110,12 @@ class ThreadRunner:
         """
         now = time.monotonic()
         silence = now - self._last_sign
-        if silence > 3 * self._timeout and self._running and self._crews < _MOST_CREWS:
+        if silence > LOST * self._timeout and self._running and self._crews < _MOST_CREWS:
             self._last_sign = now
             self._crews += 1
             self._threads.close()
-            self._flights, self._queue = Flights(), Queue(self._most_leaders)
+            self._flights = Flights(LOST * self._timeout)
+            self._queue = Queue(self._most_leaders)
             if hasattr(self._store, "renew"):
                 with suppress(RuntimeError):
                     self._threads.submit(self._store.renew)
@@ -203,6 +206,8 @@ class ThreadRunner:
             elif launch:
                 self._launch(flights, key, flight, flow)
             outcome = waiter.wait(deadline - time.monotonic())
+            if outcome is None:
+                flights.give_up(key, flight)
             if current or outcome is None:
                 return self._result(outcome)  # type: ignore[no-any-return]
             found = cached()
@@ -220,6 +225,8 @@ class ThreadRunner:
             if launch:
                 self._launch(flights, key, flight, flow)
             outcome = await waiter.wait(left)
+            if outcome is None:
+                flights.give_up(key, flight)
             if current or outcome is None:
                 return self._result(outcome)  # type: ignore[no-any-return]
             found = cached()
