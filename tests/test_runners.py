@@ -324,7 +324,7 @@ class TestSharingInThreads:
                 return None
 
         assert load("hangs") is None
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE / 2
         while load("hangs") is None and time.monotonic() < deadline:
             assert load("other")
         assert load("hangs")
