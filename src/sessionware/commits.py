@@ -106,14 +106,19 @@ class Committer:
             state.cookie = CookieDue.SET
         return verdict
 
-    def _insert_once(self, row: Row) -> Flow[Row]:
+    def _insert_once(self, row: Row, again: bool = True) -> Flow[Row]:
         try:
             return (yield from self._store.inserting(row))
-        except OutcomeUnknown:
-            found = yield from self._store.load_flow(row.sid_hash, row.created_at)
-        if isinstance(found, Row) and read_nonce(found.data) == read_nonce(row.data):
+        except (OutcomeUnknown, DuplicateKey) as error:
+            failure = error
+        # What the server still had in hand when the connection broke may be done later than we
+        # look, and has the key when we try again.
+        found = yield from self._store.load_flow(row.sid_hash, row.created_at)
+        if isinstance(found, Row) and found.data == row.data:
             return row._replace(id=found.id)
-        return (yield from self._store.inserting(row))
+        if again and isinstance(failure, OutcomeUnknown):
+            return (yield from self._insert_once(row, again=False))
+        raise failure
 
     def _touch(self, state: SessionState) -> Flow[Verdict]:
         """Renew the times. Losing one is harmless, so a failing store does not fail the request."""

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from sessionware import Session
+from sessionware.errors import OutcomeUnknown
 from tests.apps import Answer, attributes
 from tests.byhand import Clock, login, storing
 from tests.concurrency.scene import Scene
 from tests.interleaving import (
     Act,
     Client,
+    Do,
     Step,
     contended,
     followed_by,
@@ -95,6 +97,27 @@ async def test_a_session_whose_insert_broke_once_is_one_session(scene: Scene, fa
     scene.store.script("insert", fault)
     assert (await client.visit(storing(a=1))).status == 200
     assert await client.content() == {"a": 1}
+    assert scene.rows() == 1
+
+
+@pytest.mark.parametrize("then", [None, contended], ids=["at once", "after a deadlock"])
+async def test_an_insert_that_is_done_later_than_its_answer_was_lost_is_one_session(
+    scene: Scene, then: Step | None
+) -> None:
+    """The server goes on with a statement when the connection is cut, and the next one waits."""
+    left: list[Do] = []
+
+    def lost_meanwhile(do: Do) -> Any:
+        left.append(do)
+        raise OutcomeUnknown("lost while it was done")
+
+    client = Client(scene.here)
+    scene.store.script("insert", lost_meanwhile, preceded_by(lambda: left[0](), then))
+
+    assert (await client.visit(login("alice"))).status == 200
+
+    assert scene.store.finished
+    assert (await client.content())["user_id"] == "alice"
     assert scene.rows() == 1
 
 
