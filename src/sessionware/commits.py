@@ -18,6 +18,7 @@ from .records import handle_of, read_nonce
 from .rows import Change, Done, Emptied, Lost, Next, RowMaker, Verdict
 from .states import CookieDue, SessionState
 from .stores.cached import TOMBSTONE_SECONDS, CachedStore
+from .stores.keyed import refused
 from .stores.protocol import Row
 from .tokens import hash_id, new_id
 
@@ -93,7 +94,7 @@ class Committer:
             state.cookie = CookieDue.SET
             self._events.emit("created", handle.hex())
             return made
-        raise _refused()
+        raise refused()
 
     def _write_beside(self, state: SessionState, change: Change, made: Row) -> Flow[Verdict]:
         """Another task of the same request has made the row meanwhile: add to it."""
@@ -182,7 +183,7 @@ class Committer:
                 state.cookie = CookieDue.SET
                 self._events.emit("rotated", state.handle)
             return verdict
-        raise _refused()
+        raise refused()
 
     def write(self, state: SessionState, change: Change) -> Flow[Verdict]:
         """Write a change under the version check: merge and try again, at last under a row lock.
@@ -299,11 +300,6 @@ def _nothing() -> Flow[Verdict]:
     """A flow that asks for nothing."""
     return Lost("nothing was to be done")
     yield
-
-
-def _refused() -> StoreUnavailable:
-    """An ID of 256 random bits is not taken three times over."""
-    return StoreUnavailable("the database refuses new rows: is there a constraint of your own?")
 
 
 def _patiently(flow: Callable[[], Flow[T]]) -> Flow[T]:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from sessionware import CachedStore, MemoryStore, SessionTooLarge, clock
+from sessionware import CachedStore, MemoryStore, SessionTooLarge, StoreUnavailable, clock
+from sessionware.errors import DuplicateKey
 from sessionware.stores.keyed import DEFAULT_TTL
+from sessionware.stores.protocol import Row
 from sessionware.stores.sql import SQLStore
 from sessionware.stores.sql_async import AsyncSQLStore
 from sessionware.testing import caller
@@ -128,6 +130,15 @@ def test_create_makes_a_key_that_nobody_can_guess(store: CachedStore) -> None:
     assert len(set(keys)) == 10
     # 256 bits in base64.
     assert {len(key) for key in keys} == {43}
+
+
+def test_create_comes_to_an_end_where_the_database_takes_no_row() -> None:
+    class Refusing(MemoryStore):
+        def insert(self, row: Row) -> int:
+            raise DuplicateKey("a constraint of somebody else's")
+
+    with pytest.raises(StoreUnavailable, match="constraint"):
+        CachedStore(Refusing()).create(VALUE)
 
 
 def test_save_replaces_the_value_and_leaves_its_lifetime(store: CachedStore, now: Clock) -> None:

@@ -215,7 +215,8 @@ class CachedStore(Clears, KeyedStore):
             # It may have been done.
             self._announce(hashes)
             raise
-        if answer is not False:
+        # What `alter` gives is its caller's, and says nothing of what was done.
+        if answer is not False or method == "alter":
             yield from self._tell(hashes)
         return answer, mark
 

@@ -10,7 +10,7 @@ from typing import Any
 from .. import clock
 from ..chance import eight_bytes
 from ..codecs import Codec
-from ..errors import Contention, DuplicateKey, SessionTooLarge
+from ..errors import Contention, DuplicateKey, SessionTooLarge, StoreUnavailable
 from ..flows import Flow, Parts, Pause, T, part_twins, twins
 from ..lifetimes import DEFAULT_EXPIRY
 from ..records import HANDLE_BYTES, NO_OWNER, Header, RecordFormat
@@ -92,13 +92,14 @@ class KeyedStore:
 
     def create_flow(self, value: Mapping[Any, Any], ttl: float = DEFAULT_TTL) -> Flow[str]:
         """Store a value under a new random key (256 bits) and return the key."""
-        while True:
+        for _ in range(_TRIES):
             key = new_id()
             try:
                 yield from self.insert_flow(self._new_row(key, value, ttl))
             except DuplicateKey:
                 continue
             return key
+        raise refused()
 
     def put_flow(self, key: str, value: Mapping[Any, Any], ttl: float = DEFAULT_TTL) -> Flow[None]:
         """Store a value under the key, in place of what is there."""
@@ -224,6 +225,11 @@ class KeyedStore:
             expiry=DEFAULT_EXPIRY,
         )
         return self.records.write(header, payload, rich, sid_hash=sid_hash)
+
+
+def refused() -> StoreUnavailable:
+    """A key of 256 random bits is not taken several times over."""
+    return StoreUnavailable("the database refuses new rows: is there a constraint of your own?")
 
 
 def _hash(key: str) -> bytes:
