@@ -4,6 +4,7 @@ stale, and no request fails.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -19,13 +20,21 @@ from typing import Any
 
 import pytest
 
-from sessionware import SessionManager
+from sessionware import SessionManager, StoreUnavailable
 from sessionware.coherence import stampfile
 from sessionware.coherence import stamps as stamps_module
 from sessionware.coherence.stampfile import Mapped, file_of, is_remote
 from sessionware.coherence.stamps import Hold, StampFile
 from tests.byhand import Visitor
-from tests.coherence.helping import change, content, served_unasked, session, until, warm
+from tests.coherence.helping import (
+    change,
+    content,
+    logout,
+    served_unasked,
+    session,
+    until,
+    warm,
+)
 from tests.coherence.virtual import hash_of
 
 Make = Callable[..., SessionManager]
@@ -502,6 +511,28 @@ def test_where_the_file_can_be_neither_written_nor_replaced_reads_go_on_and_writ
         return [theirs.mark(A), theirs.try_hold((A,))]
 
     assert "run all processes as one user" in as_nobody(look)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
+def test_a_process_that_alone_can_not_open_the_file_writes_nothing_that_others_would_not_see(
+    make_manager: Make, sqlite_url: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = make_manager(sqlite_url), make_manager(sqlite_url)
+    cookie = session(here, n=1)
+    warm(here, cookie)
+
+    def fail(*_: object) -> Mapped:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(stamps_module, "Mapped", fail)
+        with pytest.raises(StoreUnavailable, match=os.strerror(number)):
+            logout(there, cookie)
+        assert content(there, cookie) == content(here, cookie) == {"n": 1}
+
+    time.sleep(stamps_module.AHEAD_SECONDS)
+    logout(there, cookie)
+    assert content(here, cookie) == {}
 
 
 def test_in_a_folder_that_takes_no_new_file_each_hit_asks_the_database(shared_folder: Path) -> None:

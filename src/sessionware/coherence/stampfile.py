@@ -46,6 +46,12 @@ _REMOTE: Final = re.compile(
 )
 
 
+# What keeps everybody from opening the file. All else may be the trouble of one process alone, such
+# as too many open files.
+_FOR_ALL: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+)
+
 # Of a number, the byte that says whether it is odd.
 _LOWEST: Final = 0 if sys.byteorder == "little" else 7
 _ODD: Final = re.compile(b"[" + b"".join(b"\\x%02x" % low for low in range(1, 256, 2)) + b"]")
@@ -53,12 +59,13 @@ _ODD: Final = re.compile(b"[" + b"".join(b"\\x%02x" % low for low in range(1, 25
 
 class Unusable(Exception):
     """Why there are no stamps; the text is for a log. ``was_trusted``: others may still trust what
-    was there before.
+    was there before. ``refusal``: why this process must not write, for they go on to trust it.
     """
 
-    def __init__(self, reason: str, was_trusted: bool = False) -> None:
+    def __init__(self, reason: str, was_trusted: bool = False, refusal: str | None = None) -> None:
         super().__init__(reason)
         self.was_trusted = was_trusted
+        self.refusal = refusal
 
 
 class Foreign(Exception):
@@ -215,6 +222,15 @@ class Mapped:
 
 def _odd_slots(slots: bytes) -> Iterator[int]:
     return (found.start() for found in _ODD.finditer(slots[_LOWEST::8]))
+
+
+def refusal_for(error: OSError | Unusable) -> str | None:
+    """Why this process must not write, if others may go on to trust the file that it can't use."""
+    if isinstance(error, Unusable):
+        return error.refusal
+    if error.errno in _FOR_ALL:
+        return None
+    return f"the stamp file beside the SQLite file can't be opened ({error.strerror})"
 
 
 def make(path: str, database: os.stat_result, settled: float) -> None:

@@ -24,7 +24,17 @@ from typing import Final, NamedTuple
 from ..errors import StoreUnavailable
 from ..events import logger
 from .slots import Quiet, new_number, slot_of
-from .stampfile import Foreign, Mapped, Strange, Unusable, give_up, have_locks, is_remote, make
+from .stampfile import (
+    Foreign,
+    Mapped,
+    Strange,
+    Unusable,
+    give_up,
+    have_locks,
+    is_remote,
+    make,
+    refusal_for,
+)
 
 LOOK_SECONDS: Final = 0.5
 GRACE: Final = LOOK_SECONDS * 1.5
@@ -126,7 +136,7 @@ class StampFile:
             # Once, as the engine does, in case the process changes its folder; not before I/O may
             # be done: it asks the operating system.
             self._database = os.path.abspath(self._database)
-            before = self._mapped
+            before, refusal = self._mapped, None
             try:
                 # A link may lead elsewhere by now.
                 database = os.path.realpath(self._database)
@@ -134,11 +144,12 @@ class StampFile:
                     self._counts = False
                     self._mapped = None
                     self._mapped = self._open(database, is_empty)
-                self._refusal = None
             except (OSError, Unusable) as error:
                 self._counts = False
                 self._mapped = None
                 self._note(error)
+                refusal = refusal_for(error)
+            self._refusal = refusal
             if before is not None and self._mapped is not before:
                 self._hold_back()
             self._counts = self._wait() <= 0
@@ -198,27 +209,42 @@ class StampFile:
             except FileNotFoundError:
                 if not self.wanted:
                     return None
-                make(path, beside, 0.0 if is_empty() else time.time() + GRACE)
+                self._make(path, beside, is_empty())
             except Foreign:
                 # That of another database, or damaged: nobody of this one trusts it for long.
                 self._hold_back()
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+                self._clear_away(path)
             except (PermissionError, Strange) as error:
                 self._retract(path, error)
         raise Unusable("the file is replaced over and over", was_trusted=True)
 
+    def _make(self, path: str, beside: os.stat_result, is_empty: bool) -> None:
+        try:
+            make(path, beside, 0.0 if is_empty else time.time() + GRACE)
+        except OSError as error:
+            # There is none that anybody could trust, but for one that is gone since a moment.
+            raise Unusable(error.strerror or "", was_trusted=True) from None
+
+    def _clear_away(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise Unusable(error.strerror or "", was_trusted=True) from None
+
     def _retract(self, path: str, problem: Exception) -> None:
         """Others may trust a file that we can't use: put one in its place that nobody trusts."""
+        refusal = None
         try:
             give_up(path)
         except OSError as error:
-            self._refusal = (
+            refusal = (
                 f"the stamp file beside the SQLite file can't be written ({error.strerror}): run "
                 "all processes as one user"
             )
         reason = str(problem) if isinstance(problem, Strange) else "it is another user's"
-        raise Unusable(f"{reason}: delete the file", was_trusted=True)
+        raise Unusable(f"{reason}: delete the file", was_trusted=True, refusal=refusal)
 
     # For writers.
 
