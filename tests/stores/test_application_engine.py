@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from sqlalchemy import URL, SingletonThreadPool, StaticPool, create_engine, make_url, text
+from sqlalchemy import (
+    URL,
+    NullPool,
+    Pool,
+    QueuePool,
+    SingletonThreadPool,
+    StaticPool,
+    create_engine,
+    make_url,
+    text,
+)
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sessionware import ConfigurationError, StoreUnavailable
@@ -256,6 +268,24 @@ def test_an_engine_that_has_one_connection_for_everybody_is_refused(pool: dict[s
     with engine.connect() as connection:
         assert connection.execute(text("SELECT n FROM app")).scalars().all() == []
     engine.dispose()
+
+
+@pytest.mark.parametrize("pool", [NullPool, QueuePool])
+@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:"])
+def test_an_engine_whose_file_is_not_in_its_url_is_refused(
+    tmp_path: Path, pool: type[Pool], address: str
+) -> None:
+    """Other processes trust the stamps beside a file, which nobody would move."""
+    path = tmp_path / "sessions.db"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path, check_same_thread=False)
+
+    with pytest.raises(ConfigurationError, match="name the file in the URL too"):
+        SQLStore(create_engine(address, creator=connect, poolclass=pool))
+
+    named = SQLStore(create_engine(f"sqlite:///{path}", creator=connect, poolclass=pool))
+    assert named.file == str(path)
 
 
 def test_a_request_waits_no_longer_than_store_timeout_however_long_the_engine_would(

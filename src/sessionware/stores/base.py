@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, TypedDict
 
-from sqlalchemy import URL, Connection, SingletonThreadPool, StaticPool
+from sqlalchemy import URL, Connection, SingletonThreadPool, StaticPool, make_url
 
 from ..coherence.stampfile import file_of
 from ..coherence.stamps import StampFile
@@ -27,6 +27,7 @@ Operable: TypeAlias = str | Callable[..., Any]
 connection.
 """
 
+_NO_FILE: Final = frozenset({"", ":memory:"})
 # Ids in one statement: that is also how long others wait on SQLite.
 _AT_ONCE: Final = 250
 
@@ -160,11 +161,19 @@ class SQLBase:
 
 def refuse_engine(database: Any, schema: str | None) -> None:
     """An application's engine that can't be shared, or that means another table than we name."""
-    if isinstance(getattr(database, "pool", None), StaticPool | SingletonThreadPool):
+    pool, url = getattr(database, "pool", None), make_url(getattr(database, "url", database))
+    if isinstance(pool, StaticPool | SingletonThreadPool):
         raise _refused(
             "this engine has one connection for everybody, or for each thread: our commits would "
             "commit the application's transactions.",
             "give a URL, or an engine whose pool lends connections (QueuePool, NullPool).",
+        )
+    is_sqlite = url.get_backend_name() == "sqlite"
+    if pool is not None and is_sqlite and (url.database or "") in _NO_FILE:
+        raise _refused(
+            "this engine's URL names no file: each connection has a database of its own, or a "
+            "file that we don't know of, and so other processes would not see what changes in it.",
+            'name the file in the URL too: create_engine("sqlite:////path/to.db", creator=...).',
         )
     options: Any = getattr(database, "get_execution_options", dict)()
     if schema in (options.get("schema_translate_map") or ()):
