@@ -40,7 +40,14 @@ ASYNC = ("asyncpg", "asyncmy")
 class Application:
     """An application with an engine, a table of its own, and an open transaction."""
 
-    def __init__(self, url: URL, table_name: str, portal: BlockingPortal, **pool: Any) -> None:
+    def __init__(
+        self,
+        url: URL,
+        table_name: str,
+        portal: BlockingPortal,
+        options: dict[str, Any] | None = None,
+        **pool: Any,
+    ) -> None:
         self.table = f"{table_name}_app"
         self.is_async = url.get_dialect().is_async
         self._portal = portal
@@ -50,7 +57,7 @@ class Application:
             create_async_engine(url, **pool) if self.is_async else create_engine(url, **pool)
         )
         kind: Any = AsyncSQLStore if self.is_async else SQLStore
-        made = kind(self.engine, table_name=table_name)
+        made = kind(self.engine.execution_options(**(options or {})), table_name=table_name)
         self.store: Store = caller(made, portal if self.is_async else None)
         self.connection: Any = None
         self.call(self._make_table)
@@ -225,6 +232,29 @@ def test_what_the_store_wrote_is_there_for_others_at_once(
     assert application.call(lambda connection: connection.execute(query).scalars().all()) == [
         row.id
     ]
+
+
+@drivers(*SYNC, *ASYNC)
+@pytest.mark.parametrize("option", ["stream_results", "yield_per"])
+def test_an_engine_whose_rows_come_by_and_by_serves_as_any_other(
+    make_application: Callable[..., Application], option: str
+) -> None:
+    """As such they take a transaction, and ours are in AUTOCOMMIT."""
+    application = make_application(options={option: 1})
+    application.store.prepare()
+
+    use(application.store)
+
+
+@drivers("sqlite")
+@pytest.mark.parametrize("style", ["qmark", "named"])
+def test_an_engine_serves_whatever_its_style_of_parameters(
+    make_application: Callable[..., Application], style: str
+) -> None:
+    application = make_application(paramstyle=style)
+    application.store.prepare()
+
+    use(application.store)
 
 
 @drivers(*SYNC, *ASYNC)

@@ -21,6 +21,8 @@ from .statements import Gives, Script, Step, T, Text, worded
 
 # Whose cursors have been seen to give what SQLAlchemy's rows hold: bytes for bytes, str for text.
 DRIVERS: Final = frozenset({"pysqlite", "psycopg"})
+# Of an application's engine, while it is ours. Rows that come by and by take a transaction.
+OPTIONS: Final = {"isolation_level": "AUTOCOMMIT", "stream_results": False, "yield_per": None}
 
 
 class Executor(Protocol):

@@ -21,7 +21,15 @@ from ..flows import Call, drive
 from .base import Operable, SQLBase, SQLOptions, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_engine
-from .executing import Executor, Through, goes_straight, may_begin, run_committed, run_script
+from .executing import (
+    OPTIONS,
+    Executor,
+    Through,
+    goes_straight,
+    may_begin,
+    run_committed,
+    run_script,
+)
 from .faults import broken, connection_is_stale, is_undone, repeats, table_is_missing, translate
 from .forking import Gate, close_over_forks, hold, in_use, refuse_inherited
 from .grouping import MOVES, after_failure, moved
@@ -133,7 +141,7 @@ class SQLStore(SQLBase):
             if self._ready is None:
                 refuse_inherited(self.file)
                 if self._given is not None:
-                    theirs = self._given.execution_options(isolation_level="AUTOCOMMIT")
+                    theirs = self._given.execution_options(**OPTIONS)
                     self._ready = (theirs, None)
                 else:
                     create_private_file(self._url)

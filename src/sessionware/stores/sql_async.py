@@ -24,7 +24,7 @@ from .aiosqlites import Opened
 from .base import Operable, SQLBase, SQLOptions, held_by_others, refuse_engine
 from .bulk import Bulk, in_bulk
 from .engines import create_private_file, is_memory, make_async_engine
-from .executing import Through, may_begin, run_committed, run_script
+from .executing import OPTIONS, Through, may_begin, run_committed, run_script
 from .faults import broken, connection_is_stale, is_undone, repeats, table_is_missing, translate
 from .forking import close_over_forks, in_use, refuse_inherited
 from .grouping import MOVES, after_failure, moved
@@ -103,7 +103,7 @@ class AsyncSQLStore(SQLBase):
     def _new_place(self) -> Place:
         opened = None
         if self._given is not None:
-            engine = self._given.execution_options(isolation_level="AUTOCOMMIT")
+            engine = self._given.execution_options(**OPTIONS)
         else:
             if self.file is not None:
                 opened = Opened(self.file, self.timeout)

@@ -63,7 +63,7 @@ class Statement:
         else:
             text = _NAMED.sub("%s", made.string)
             names = tuple(_NAMED.findall(made.string))
-        return Compiled(text, _picking(tuple(map(self.keys.index, names))), frozenset(names))
+        return Compiled(text, _picking(tuple(map(self.keys.index, names))), frozenset(made.params))
 
     def parameters(self, dialect: Dialect, values: tuple[Any, ...]) -> dict[str, Any]:
         """By name, and none that the statement does not have: SQLAlchemy takes no others."""
