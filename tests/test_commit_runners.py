@@ -6,14 +6,17 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from traceback import walk_tb
 from typing import Any
 
 import pytest
 
-from sessionware import StoreUnavailable
+from sessionware import ConfigurationError, StoreUnavailable
 from sessionware.batches import ALONE, PATIENCE
+from sessionware.errors import Finding, OutcomeUnknown, SessionError
 from sessionware.flows import Call, Flow
 from sessionware.runners import LoopRunner, ThreadRunner
+from sessionware.stores.grouping import after_failure
 
 LONG = 5
 SOME = 20
@@ -93,6 +96,54 @@ def test_what_the_tasks_of_one_turn_save_is_one_commit(make_runner: Callable[[],
         return commits
 
     assert asyncio.run(run()) == [SOME]
+
+
+class Failing(Store):
+    """Fails all who share a commit, as a database that is down does."""
+
+    def group(self, calls: list[Call]) -> list[Any]:
+        return after_failure(OutcomeUnknown("the database is down"), True, len(calls))
+
+
+class Unready(Store):
+    """Fails them before it has begun."""
+
+    def prepare(self) -> None:
+        raise ConfigurationError([Finding("SW026", "create_table", "no table", "create it")])
+
+
+@pytest.mark.parametrize("kind", [Failing, Unready])
+@pytest.mark.parametrize("how", [ThreadRunner, LoopRunner])
+def test_none_of_those_who_fail_together_is_shown_the_frames_of_another(
+    kind: type[Store], how: type
+) -> None:
+    """Their locals are in what error pages and error reports show of an exception."""
+
+    class Awaited(kind, AsyncStore):  # type: ignore[misc, valid-type]
+        async def aprepare(self) -> None:
+            self.prepare()
+
+    errors: list[Exception] = []
+
+    async def request(runner: Any, number: int) -> None:
+        try:
+            await runner.acommit(saving(number))
+        except SessionError as error:
+            errors.append(error)
+
+    async def run() -> None:
+        runner = how(kind(), LONG, 2) if how is ThreadRunner else how(Awaited(), LONG)
+        await asyncio.gather(*(request(runner, number) for number in range(SOME)))
+        await runner.aclose()
+
+    asyncio.run(run())
+    seen = []
+    for error in errors:
+        frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+        mine = [frame for frame in frames if frame.f_code.co_name == "request"]
+        seen.append({frame.f_locals["number"] for frame in mine})
+    assert sorted(seen, key=min) == [{number} for number in range(SOME)]
+    assert len({str(error) for error in errors}) == 1
 
 
 REQUEST: ContextVar[int | None] = ContextVar("REQUEST", default=None)

@@ -495,6 +495,24 @@ class TestSharingInALoop:
         assert first == [1]
         assert astore.reads == 2
 
+    async def test_a_herd_that_fails_gets_an_error_each(self, astore: AsyncStore) -> None:
+        """Who raises one adds frames of his own to it."""
+        runner = LoopRunner(astore, PATIENCE)
+        errors: list[Exception] = []
+
+        async def wait() -> None:
+            try:
+                await runner.arun_shared("key", lambda: failing(StoreUnavailable("down")), nothing)
+            except StoreUnavailable as error:
+                errors.append(error)
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(wait)
+        assert len({id(error) for error in errors}) == 20
+        assert {str(error) for error in errors} == {"down"}
+
     async def test_a_failed_load_is_not_remembered(self, astore: AsyncStore) -> None:
         runner = LoopRunner(astore, PATIENCE)
         with pytest.raises(LookupError):

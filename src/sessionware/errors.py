@@ -6,7 +6,11 @@ No message here ever carries a session ID, a cookie, a secret or session data.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class SessionError(Exception):
@@ -38,6 +42,9 @@ class ConfigurationError(SessionError, ValueError):
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
         super().__init__("\n".join(str(finding) for finding in self.findings))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.findings,)
 
 
 class SerializationError(SessionError, TypeError):
@@ -117,3 +124,18 @@ class ResponseAlreadyStarted(SessionError, RuntimeError):
 
 class ReauthenticationRequired(SessionError):
     """The last login is too long ago, or there was none (see ``Session.require_recent``)."""
+
+
+def apart(error: E) -> E:
+    """An error that several requests are to raise, for one of them: what is raised collects the
+    frames that it passes, and these hold the sessions of whoever raised it.
+    """
+    if not isinstance(error, SessionError):
+        return error
+    try:
+        again = copy(error)
+    except TypeError:
+        # One that is made of more than its message.
+        return error
+    again.__cause__ = error.__cause__
+    return again

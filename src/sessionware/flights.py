@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Hashable
 
-from .waiting import Outcome, Waiter, tell_all
+from .waiting import Outcome, Waiter, failed, tell_all
 
 
 class Flight:
@@ -62,7 +62,11 @@ class Flights:
         with self._lock:
             self._forget(key, flight)
             waiters = flight.waiters
-        tell_all([(waiter, outcome) for waiter in waiters])
+        error = outcome[1]
+        if error is None:
+            tell_all([(waiter, outcome) for waiter in waiters])
+        else:
+            tell_all(failed(waiters, error))
 
     def _forget(self, key: Hashable, flight: Flight) -> None:
         if self._under_way.get(key) is flight:

@@ -23,6 +23,7 @@ from .thread_runner import LOST, too_slow
 from .waiting import (
     Outcome,
     TaskWaiter,
+    failed,
     in_event_loop,
     result_of,
     running_loop,
@@ -219,7 +220,7 @@ class LoopRunner:
             self._spawn(loop, self._lead(loop, queue), Context())
         except BaseException as error:
             # Whoever is told that it failed must not find it done later.
-            tell_all([(job.waiter, (None, error)) for job in queue.step_down()])
+            tell_all(failed((job.waiter for job in queue.step_down()), error))
 
     async def _lead(self, loop: asyncio.AbstractEventLoop, queue: Queue) -> None:
         while jobs := queue.take():
@@ -238,7 +239,7 @@ class LoopRunner:
             answers = await self._store.agroup([job.wanted for job in shared]) if shared else ()
             alone += answer(shared, answers)
         except BaseException as error:
-            tell_all([(job.waiter, (None, error)) for job in jobs])
+            tell_all(failed((job.waiter for job in jobs), error))
             return
         for job in jobs:
             if job.outcome is not None:

@@ -22,6 +22,7 @@ from .waiting import (
     TaskWaiter,
     ThreadWaiter,
     Waiter,
+    failed,
     in_event_loop,
     loop_of,
     result_of,
@@ -283,7 +284,7 @@ class ThreadRunner:
             self._post(partial(self._lead, queue))
         except BaseException as error:
             # Whoever is told that it failed must not find it done later.
-            tell_all([(job.waiter, (None, error)) for job in queue.step_down()])
+            tell_all(failed((job.waiter for job in queue.step_down()), error))
 
     def _lead(self, queue: Queue) -> Callable[[], object] | None:
         while jobs := queue.take():
@@ -321,7 +322,7 @@ class ThreadRunner:
             answers = self._store.group([job.wanted for job in shared]) if shared else ()
             alone += answer(shared, answers)
         except BaseException as error:
-            return [(job.waiter, (None, error)) for job in jobs]
+            return failed((job.waiter for job in jobs), error)
         told: list[tuple[Waiter, Outcome]]
         told = [(job.waiter, job.outcome) for job in jobs if job.outcome is not None]
         for job in alone:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+from .errors import apart
+
 T = TypeVar("T")
 
 Outcome: TypeAlias = tuple[Any, BaseException | None]
@@ -235,6 +237,11 @@ def tell_all(outcomes: Sequence[tuple[Waiter, Outcome]]) -> None:
             waiter.tell(outcome)
     for loop, told in loops.items():
         tell_loop(loop, told)
+
+
+def failed(waiters: Iterable[Waiter], error: BaseException) -> list[tuple[Waiter, Outcome]]:
+    """The outcome for all who are to be told of an error: one of his own for each."""
+    return [(waiter, (None, apart(error))) for waiter in waiters]
 
 
 def loop_of(outcomes: Iterable[tuple[Waiter, Outcome]]) -> asyncio.AbstractEventLoop | None:

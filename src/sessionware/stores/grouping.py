@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ..batches import ALONE
 from ..coherence.slots import new_number
-from ..errors import OutcomeUnknown
+from ..errors import OutcomeUnknown, apart
 from ..flows import Call
 
 # What moves the stamps of the rows it changes. A touch changes nothing that a cache must know.
@@ -45,4 +45,4 @@ def after_failure(error: Exception, begun: bool, count: int) -> list[Any]:
     """
     if begun and not isinstance(error, OutcomeUnknown):
         return [ALONE] * count
-    return [error] * count
+    return [apart(error) for _ in range(count)]
