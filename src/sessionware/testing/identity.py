@@ -88,6 +88,15 @@ class IdentityChecks(Checks):
         assert subject.rotate(row, following(row, sid_hash=new_hash()), NOW, UNTIL) is True
         assert subject.load(row.sid_hash, NOW) is RETIRED
 
+    def test_a_rotation_to_a_hash_that_is_taken_leaves_no_tombstone(self, subject: Store) -> None:
+        row, other = put(subject), put(subject)
+        with pytest.raises(DuplicateKey):
+            subject.rotate(row, following(row, sid_hash=other.sid_hash), NOW, UNTIL)
+
+        assert subject.remove(row)
+
+        assert subject.load(row.sid_hash, NOW) is None
+
     def test_a_rotation_that_misses_retires_nothing(self, subject: Store) -> None:
         row = put(subject)
         new = following(row)

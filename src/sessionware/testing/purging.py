@@ -1,4 +1,4 @@
-"""Checks of the purge: what it deletes, how much at a time, and who may."""
+"""Checks of the purge: what it deletes, how much at a time, and who may; and of leases."""
 
 from __future__ import annotations
 
@@ -103,6 +103,38 @@ class PurgingChecks(Checks):
         assert subject.claim(PURGE_LEASE, NOW + MINUTE, NOW + HOUR) is True
         assert subject.claim(PURGE_LEASE, NOW + MINUTE, NOW + 2 * HOUR) is False
         assert subject.claim(PURGE_LEASE, NOW + 24 * HOUR, NOW + 25 * HOUR) is True
+
+    def test_a_lease_that_was_given_back_is_taken_at_once(self, subject: Store) -> None:
+        key = new_hash()
+        assert subject.claim(key, NOW, NOW + HOUR) is True
+
+        assert subject.release(key, NOW + HOUR) is True
+
+        assert subject.release(key, NOW + HOUR) is False
+        assert subject.claim(key, NOW, NOW + MINUTE) is True
+        assert subject.claim(key, NOW, NOW + HOUR) is False
+
+    def test_a_lease_is_given_back_by_whoever_took_it_alone(self, subject: Store) -> None:
+        """One that ran out may have been taken by somebody else since."""
+        key = new_hash()
+        assert subject.claim(key, NOW, NOW + MINUTE) is True
+        assert subject.claim(key, NOW + MINUTE, NOW + HOUR) is True
+
+        assert subject.release(key, NOW + MINUTE) is False
+        assert subject.release(new_hash(), NOW + HOUR) is False
+
+        assert subject.claim(key, NOW + MINUTE, NOW + 2 * HOUR) is False
+        assert subject.release(key, NOW + HOUR) is True
+
+    def test_leases_with_different_keys_are_different_leases(self, subject: Store) -> None:
+        one, other = new_hash(), new_hash()
+        assert subject.claim(one, NOW, NOW + HOUR) is True
+
+        assert subject.claim(other, NOW, NOW + HOUR) is True
+        assert subject.release(one, NOW + HOUR) is True
+
+        assert subject.claim(other, NOW, NOW + MINUTE) is False
+        assert subject.claim(one, NOW, NOW + MINUTE) is True
 
     def test_a_lease_that_ends_too_late_to_be_true_is_taken_over_once(self, subject: Store) -> None:
         take_over = getattr(subject, "take_over", None)
