@@ -98,6 +98,33 @@ def test_what_the_tasks_of_one_turn_save_is_one_commit(make_runner: Callable[[],
     assert asyncio.run(run()) == [SOME]
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_leader_that_is_cancelled_leads_no_more(turns: int) -> None:
+    """As by an application that cancels all tasks: before its first step, or between two commits.
+    The next find nobody at it, and wait for nobody.
+    """
+
+    async def run() -> list[int]:
+        runner = LoopRunner(AsyncStore(), LONG)
+        queue = runner._queue_of(asyncio.get_running_loop())
+        leaders = []
+        for number in range(SOME):
+            saves = [asyncio.create_task(runner.acommit(saving(number))) for _ in range(3)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in [*runner._tasks, *saves]:
+                task.cancel()
+            await asyncio.gather(*saves, return_exceptions=True)
+            while runner._tasks:
+                await asyncio.sleep(0)
+            leaders.append(queue.leaders)
+        assert await runner.acommit(saving("last"))
+        await runner.aclose()
+        return leaders
+
+    assert asyncio.run(run()) == [0] * SOME
+
+
 class Failing(Store):
     """Fails all who share a commit, as a database that is down does."""
 

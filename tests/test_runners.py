@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -518,6 +519,30 @@ class TestSharingInALoop:
         with pytest.raises(LookupError):
             await runner.arun_shared("key", lambda: failing(LookupError()), nothing)
         assert await runner.arun_shared("key", loading, nothing) == 1
+
+    async def test_a_load_whose_task_is_cancelled_before_it_begins_keeps_nobody_from_the_key(
+        self, astore: AsyncStore
+    ) -> None:
+        """As by an application that cancels all tasks."""
+        runner = LoopRunner(astore, PATIENCE)
+        errors: list[str] = []
+
+        async def wait() -> None:
+            try:
+                await runner.arun_shared("key", loading, nothing)
+            except StoreUnavailable as error:
+                errors.append(str(error))
+
+        with anyio.fail_after(PATIENCE / 2):
+            async with anyio.create_task_group() as group:
+                for _ in range(2):
+                    group.start_soon(wait)
+                await asyncio.sleep(0)
+                for task in runner._tasks:
+                    task.cancel()
+            assert [error for error in errors if "cancelled" in error] == errors
+            assert len(errors) == 2
+            assert await runner.arun_shared("key", loading, nothing) == 1
 
     async def test_a_load_that_hangs_for_good_keeps_nobody_from_the_key_for_good(
         self, astore: AsyncStore

@@ -114,6 +114,11 @@ class Queue:
             self.leaders -= 1
             return [] if self.leaders else self._next(len(self._waiting))
 
+    def desert(self) -> None:
+        """For a leader who was cancelled: those who wait see to another; see ``wants_leader``."""
+        with self._lock:
+            self.leaders -= 1
+
     def resign(self) -> bool:
         """For a leader who has other things to do; whether somebody has to lead in its place."""
         with self._lock:

@@ -16,7 +16,7 @@ import anyio
 import anyio.from_thread
 
 from .batches import PATIENCE, Job, Queue, answer, begin
-from .errors import ConfigurationError, Finding
+from .errors import ConfigurationError, Finding, StoreUnavailable
 from .flights import Flight, Flights
 from .flows import Call, Flow, Pause, adrive, deferred
 from .thread_runner import LOST, too_slow
@@ -68,9 +68,11 @@ class LoopRunner:
         loop: asyncio.AbstractEventLoop,
         work: Coroutine[Any, Any, None],
         context: Context | None = None,
+        undone: Callable[[], object] | None = None,
     ) -> None:
         """Have a task do it; in this request's context, or in ``context`` if it is for others too
-        or may outlive the request.
+        or may outlive the request. ``undone`` is called if the task is cancelled where nothing of
+        it can notice, as before its first step: whoever cancels all tasks cancels ours too.
         """
         # Not by `context=`, which an application's task factory need not know.
         create = partial(loop.create_task, work)
@@ -81,6 +83,8 @@ class LoopRunner:
             raise
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if undone is not None:
+            task.add_done_callback(partial(_note_cancelled, undone))
 
     def refuse_event_loop(self) -> None:
         """``run`` says it with the fix."""
@@ -180,7 +184,8 @@ class LoopRunner:
         flow: Callable[[], Flow[Any]],
     ) -> None:
         try:
-            self._spawn(loop, self._fly(key, flight, flow), Context())
+            undone = partial(self._crashed, key, flight)
+            self._spawn(loop, self._fly(key, flight, flow), Context(), undone)
         except BaseException as error:
             # Else all who come later would wait for a load that nobody makes.
             self._flights.land(key, flight, (None, error))
@@ -188,6 +193,10 @@ class LoopRunner:
     async def _fly(self, key: Hashable, flight: Flight, flow: Callable[[], Flow[Any]]) -> None:
         flight.begin()
         self._flights.land(key, flight, await self._outcome(deferred(flow)))
+
+    def _crashed(self, key: Hashable, flight: Flight) -> None:
+        error = StoreUnavailable("the event loop's tasks were cancelled, this load's among them")
+        self._flights.land(key, flight, (None, error))
 
     async def acommit(self, flow: Flow[T], /) -> T:
         loop = running_loop() if self._shares_commits else None
@@ -217,7 +226,7 @@ class LoopRunner:
 
     def _send_leader(self, loop: asyncio.AbstractEventLoop, queue: Queue) -> None:
         try:
-            self._spawn(loop, self._lead(loop, queue), Context())
+            self._spawn(loop, self._lead(loop, queue), Context(), queue.desert)
         except BaseException as error:
             # Whoever is told that it failed must not find it done later.
             tell_all(failed((job.waiter for job in queue.step_down()), error))
@@ -271,6 +280,11 @@ class LoopRunner:
 
     def abandon(self) -> None:
         """Nothing of the parent's is touched."""
+
+
+def _note_cancelled(undone: Callable[[], object], task: asyncio.Task[Any]) -> None:
+    if task.cancelled():
+        undone()
 
 
 def _async_only() -> Finding:
