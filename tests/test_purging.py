@@ -243,6 +243,28 @@ class TestTask:
             await task
 
 
+def test_after_an_event_loop_was_closed_with_the_task_in_it_another_one_gets_a_task() -> None:
+    manager = Counting()
+    purger = purger_of(manager, in_loop=True)
+
+    async def use() -> None:
+        purger.start()
+
+    abandoned = asyncio.new_event_loop()
+    abandoned.run_until_complete(use())
+    (task,) = asyncio.all_tasks(abandoned)
+    abandoned.close()
+
+    async def use_again() -> None:
+        purger.start()
+        await TestTask.asked(manager, 1)
+        purger.stop()
+
+    asyncio.run(use_again())
+    # Nobody is to be told of a task that was left behind on purpose.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 def test_without_an_event_loop_a_task_is_started_by_the_first_use_that_has_one() -> None:
     manager = Counting()
     purger = purger_of(manager, in_loop=True)

@@ -130,7 +130,8 @@ class Purger:
                 self._thread = thread
 
     def _start_task(self) -> None:
-        if self._task is not None and not self._task.done():
+        task = self._task
+        if task is not None and not (task.done() or task.get_loop().is_closed()):
             return
         try:
             loop = asyncio.get_running_loop()
