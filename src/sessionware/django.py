@@ -52,6 +52,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         self._presented = session_key
         # Whether what was presented names nothing that is stored, as what is no key at all.
         self._gone = session_key is not None and self.session_key is None
+        # Whether this request has ended it, so that its cookie is to go.
+        self._ended = False
         self._modified: bool | None = None
         self._failed = False
 
@@ -303,15 +305,11 @@ class SessionStore(SessionBase):  # type: ignore[misc]
 
     def delete_flow(self, session_key: str | None = None) -> Flow[None]:
         """End a session at once, this one if no key is given."""
-        yield from self._deleted(session_key)
-
-    def _deleted(self, session_key: str | None) -> Flow[bool]:
-        """End it; whether it was stored."""
         own = self._own()
         if session_key is None:
             session_key = self.session_key
         if session_key is None:
-            return False
+            return
         if own is None or session_key != self.session_key:
             doomed = yield from self._opened(_presented_by(session_key))
         else:
@@ -321,23 +319,23 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             doomed.attach(state_of(own).fork())
         doomed.mark_accessed()
         if state_of(doomed).row is None:
-            return False
+            return
         doomed.invalidate()
         try:
             yield Call("save", (doomed,))
         except SessionGone:
-            return False
-        return True
+            return
+        self._ended = self._ended or session_key == self.session_key
 
     def flush_flow(self) -> Flow[None]:
         """End the session at once. What is stored afterwards goes into a new one.
 
         The cookie of one that had ended before, or was rotated, is left alone.
         """
-        stored = yield from self._deleted(None)
+        yield from self.delete_flow()
         self._session_key = None
         self._session_cache = yield from self._opened(NO_COOKIE)
-        self._gone = not stored and _presented_by(self._presented).id is not None
+        self._gone = not self._ended and _presented_by(self._presented).id is not None
         self.accessed = self.modified = True
 
     def cycle_key_flow(self) -> Flow[None]:

@@ -202,6 +202,22 @@ def test_a_flush_deletes_the_row_and_the_cookie(browser: Browser, database: Data
     assert Browser().visit(lambda request: request.session.flush()).cookie is None
 
 
+def test_the_cookie_goes_too_if_an_ended_session_is_flushed_again(browser: Browser) -> None:
+    def flush(request: Request) -> None:
+        request.session.flush()
+
+    def delete(request: Request) -> None:
+        request.session.get("a")
+        request.session.delete()
+
+    for end in (flush, delete):
+        browser.visit(storing(a=1))
+        known = browser.key
+        answer = browser.visit(lambda request, end=end: (end(request), flush(request)))
+        assert answer.deletes_cookie
+        assert Browser(known).visit(lambda request: dict(request.session.items())).result == {}
+
+
 def test_what_is_stored_after_a_flush_goes_into_a_new_session(
     browser: Browser, database: Database
 ) -> None:
