@@ -148,6 +148,10 @@ class QuartSessions(FlaskSessions):
             # It failed, and what it changed is not missed.
             return
         if session.outer is not None:
+            if state.started:
+                # A WebSocket's, which was handed back when it was accepted.
+                session.hand_back_late()
+                return
             session.hand_back()
             _watch_body(response, session.hand_back_late)
         elif state.started:
@@ -251,8 +255,12 @@ class QuartSessions(FlaskSessions):
         ) -> None:
             fields = Headers(headers)
             if session.outer is not None:
+                if state_of(session).started:
+                    await accept(fields, subprotocol)
+                    return
                 session.hand_back()
                 await accept(fields, subprotocol)
+                session.stand_in()
                 return
             async with saving:
                 if not state_of(session).started:

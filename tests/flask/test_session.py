@@ -421,3 +421,28 @@ def test_inside_it_a_late_change_is_saved_by_hand_too(wrapped: Visitor) -> None:
     wrapped.visit(storing(a=1))
     assert wrapped.visit(streaming(late)).text == "onetwo"
     assert wrapped.content() == {"a": 2, "late": 1}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_inside_it_a_late_save_keeps_what_another_tab_stored_before(
+    nested: bool, wrapped: Visitor
+) -> None:
+    tab = Visitor(wrapped.app)
+
+    def late(session: FlaskSession) -> None:
+        if nested:
+            session["cart"].append("milk")
+        else:
+            session["late"] = 1
+        session.save()
+
+    def beside_another_tab(session: FlaskSession) -> flask.Response:
+        session["mine"] = 1
+        tab.visit(storing(other=2))
+        return streaming(late)(session)
+
+    wrapped.visit(storing(cart=["tea"]))
+    tab.token = wrapped.token or ""
+    assert wrapped.visit(beside_another_tab).text == "onetwo"
+    own = {"cart": ["tea", "milk"]} if nested else {"cart": ["tea"], "late": 1}
+    assert wrapped.content() == {**own, "mine": 1, "other": 2}

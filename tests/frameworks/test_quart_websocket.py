@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from sessionware import SessionMiddleware
+from sessionware import SessionMiddleware, session_of
 from tests.asgi.failing import FailingStore
 from tests.frameworks import browsers
 from tests.frameworks.importing import framework
@@ -107,6 +107,31 @@ async def test_inside_a_middleware_of_ours_a_websocket_has_its_session(
         "b": 2,
     }
     assert rows(store) == 1
+
+
+@pytest.mark.parametrize("saves", [0, 1])
+async def test_what_others_stored_before_the_handshake_is_kept_inside_a_middleware_of_ours(
+    saves: int, own: Quart
+) -> None:
+    manager = own.session_interface.manager_of(own)  # type: ignore[attr-defined]
+    app: Any = own
+    outside: Any = SessionMiddleware(app, manager=manager)
+    browser = browser_of(outside)
+    await browser.get("/write?a=1")
+
+    @own.websocket("/socket")
+    async def socket() -> None:
+        session["b"] = 2
+        await browser_of(outside).get("/write?other=1", cookie=f"session={browser.token}")
+        await websocket.accept()
+        if saves:
+            session["c"] = 3
+            await session_of(websocket).asave()
+        await websocket.send("done")
+
+    await call_websocket(outside, "/socket", token=browser.token)
+    expected = {"a": "1", "b": 2, "other": "1"} | ({"c": 3} if saves else {})
+    assert (await browser.get("/read")).json() == expected
 
 
 async def test_a_handshake_that_is_refused_saves_and_can_set_a_cookie(own: Quart) -> None:
