@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 
-from sessionware import MemoryStore, Session, SessionGone, SessionManager
+from sessionware import MemoryStore, Session, SessionGone, SessionManager, StoreUnavailable
+from sessionware.stores.protocol import Row
 from tests.apps import Managers
+from tests.asgi.failing import FailingStore
 from tests.byhand import Visitor, login, storing
+from tests.interleaving import PATIENCE
 
 
 @pytest.fixture
@@ -140,3 +144,43 @@ def test_threads_that_save_a_new_session_at_once_make_one_of_it(limit: dict[str,
     visitor.close(session)
     assert len(manager.list_sessions("alice")) == 1
     assert visitor.content() == {"user_id": "alice", **{f"key {n}": n for n in range(4)}}
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_a_first_save_that_is_carried_out_late_revives_nothing(at_the_end: bool) -> None:
+    """The session that was stored in its place has ended by then."""
+    stuck, free, done = threading.Event(), threading.Event(), threading.Event()
+
+    class Stuck(FailingStore):
+        def __getattr__(self, name: str) -> Any:
+            method = super().__getattr__(name)
+            if name != "insert" or stuck.is_set():
+                return method
+
+            def late(row: Row) -> Any:
+                stuck.set()
+                free.wait(PATIENCE)
+                try:
+                    return method(row)
+                finally:
+                    done.set()
+
+            return late
+
+    store = Stuck()
+    managers = Managers()
+    visitor = Visitor(managers(store=store, store_timeout=0.2))
+    session = visitor.open()
+    session["user_id"] = "alice"
+    save = partial(visitor.close, session) if at_the_end else session.save
+    with pytest.raises(StoreUnavailable):
+        save()
+    visitor.close(session)
+    assert visitor.content() == {"user_id": "alice"}
+    known = visitor.cookie
+    visitor.visit(Session.invalidate)
+    free.set()
+    assert done.wait(PATIENCE)
+    elsewhere = Visitor(managers(store=store))
+    elsewhere.cookie = known
+    assert elsewhere.content() == {}

@@ -115,7 +115,9 @@ class Closings:
     def _not_done(self, session: Session, intents: Intents) -> None:
         """The error says that nothing was kept: what is still asked for is no late change."""
         session.put_back(intents)
-        state_of(session).sent = None
+        state = state_of(session)
+        state.sent = None
+        state.forsake()
 
     def _is_lost_touch(self, error: BaseException, decided: Decided) -> bool:
         """Report a failing store. A touch that it loses is no reason to fail the request."""

@@ -145,6 +145,13 @@ class SessionState:
         self.id = self.row = self._header = self._handle = None
         self.payload, self.rich, self.loaded = self.manager.empty, False, NOTHING_LOADED
 
+    def forsake(self) -> None:
+        """A save has failed. What was to store a new session may still be carried out, however
+        late, and its ID must not be that of one which may have ended by then.
+        """
+        if self.row is None:
+            self.id = None
+
     @property
     def handle_bytes(self) -> bytes:
         if self.header is not None:
@@ -240,4 +247,5 @@ def attempting(session: Session) -> Iterator[None]:
         yield
     except BaseException:
         session.put_back(intents)
+        state_of(session).forsake()
         raise
