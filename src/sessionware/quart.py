@@ -96,7 +96,8 @@ class QuartSessions(FlaskSessions):
     def get_cookie_partitioned(self, app: Any) -> bool:
         # Older versions of Quart have no such key in their configuration.
         configured = app.config.get("SESSION_COOKIE_PARTITIONED", False)
-        return bool(self.given.get("partitioned", configured))
+        partitioned: bool = self.given.get("partitioned", configured)
+        return partitioned
 
     async def make_null_session(self, app: Any) -> Any:  # type: ignore[override]
         """A session that says that the secret is missing, as soon as it is used."""

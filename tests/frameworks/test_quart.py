@@ -155,6 +155,16 @@ async def test_settings_that_are_wrong_are_refused_at_once() -> None:
         QuartSessions(max_agee=1)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("flag", ["SECURE", "PARTITIONED"])
+async def test_a_text_is_no_flag(flag: str, own: Quart, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"SESSION_COOKIE_{flag}"
+    with monkeypatch.context() as configured:
+        configured.setitem(own.config, name, "False")
+        with pytest.raises((ConfigurationError, BaseExceptionGroup)) as raised:
+            await browser_of(own).get("/write?a=1")
+    assert f"pass {name}=True" in str(alone(raised.value))
+
+
 async def test_a_session_transaction_prepares_and_reads_a_session(own: Quart) -> None:
     client = own.test_client()
     async with client.session_transaction() as prepared:
