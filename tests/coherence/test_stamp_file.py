@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import mmap
 import os
 import shutil
 import stat
@@ -531,6 +532,21 @@ def test_a_process_that_alone_can_not_open_the_file_writes_nothing_that_others_w
         assert content(there, cookie) == content(here, cookie) == {"n": 1}
 
     time.sleep(stamps_module.AHEAD_SECONDS)
+    logout(there, cookie)
+    assert content(here, cookie) == {}
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.EINVAL, errno.ENOSYS])
+def test_on_a_file_system_where_none_can_be_mapped_each_hit_asks_the_database(
+    make_manager: Make, sqlite_url: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> mmap.mmap:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("sessionware.coherence.stampfile.mmap.mmap", fail)
+    here, there = make_manager(sqlite_url), make_manager(sqlite_url)
+    cookie = session(here, n=1)
+    assert content(there, cookie) == content(here, cookie) == {"n": 1}
     logout(there, cookie)
     assert content(here, cookie) == {}
 

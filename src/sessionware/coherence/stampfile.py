@@ -45,11 +45,11 @@ _REMOTE: Final = re.compile(
     "|orangefs|prl_fs|pvfs2|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs"
 )
 
-
-# What keeps everybody from opening the file. All else may be the trouble of one process alone, such
-# as too many open files.
+# What keeps everybody from opening the file, and a file system on which none can be mapped. All
+# else may be the trouble of one process alone, such as too many open files.
 _FOR_ALL: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+    | {errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 )
 
 # Of a number, the byte that says whether it is odd.
