@@ -231,8 +231,12 @@ class FlaskSessions(ConfiguredCookie):
             closing = Closing(CookieDue.NOTHING, vary=True)
             if not isinstance(error, StoreUnavailable):
                 # The application's answer may have put right what could not be stored.
-                with suppress(SessionError):
+                try:
                     closing = self._finished(app, manager, session, response.status_code)
+                except StoreUnavailable as failure:
+                    self._replace(app, response, failure)
+                except SessionError:
+                    pass  # Then the answer is all there is.
         set_cookie = self._set_cookie(app, session, response, closing)
         if set_cookie is not None and has_request_context():
             manager.note_scheme(current_request.scheme)

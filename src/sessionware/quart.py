@@ -174,8 +174,13 @@ class QuartSessions(FlaskSessions):
                 return
             tell_caches(response.headers, None, self.get_cookie_name(app))
             # The application's answer may have put right what could not be stored.
-            with suppress(SessionError):
+            try:
                 await self._apply(app, session, response)
+            except StoreUnavailable as failure:
+                await self._areplace(app, response, failure)
+                return
+            except SessionError:
+                pass  # Then the answer is all there is.
         if not session.rehearsed:
             _watch_body(response, partial(manager.check_late_change, session))
 

@@ -9,7 +9,7 @@ import flask
 import pytest
 from werkzeug.test import TestResponse
 
-from sessionware import StoreUnavailable
+from sessionware import SessionTooLarge, StoreUnavailable
 from sessionware.flask import FlaskSessions
 from sessionware.wsgi import SessionMiddleware
 from tests.asgi.failing import FailingStore
@@ -48,6 +48,22 @@ def test_a_view_that_needs_the_session_gets_503(
     store.down = {"*"}
     assert is_unavailable(visitor.visit(act))
     store.down.clear()
+    assert visitor.content() == {"a": 1}
+
+
+def test_what_an_error_handler_puts_right_and_cannot_be_stored_is_503(
+    make_visitor: Callable[..., Visitor], store: FailingStore
+) -> None:
+    visitor = make_visitor(store=store)
+
+    @visitor.app.errorhandler(SessionTooLarge)
+    def too_large(error: SessionTooLarge) -> str:
+        flask.session["a"] = 2
+        store.down.add("replace")
+        return "put right"
+
+    visitor.visit(storing(a=1))
+    assert is_unavailable(visitor.visit(storing(a="x" * 100_000)))
     assert visitor.content() == {"a": 1}
 
 

@@ -241,6 +241,21 @@ async def test_what_the_answer_to_such_an_error_puts_right_is_stored(own: Quart)
     assert (await browser.get("/read")).json() == {"note": "too large"}
 
 
+async def test_what_is_put_right_and_cannot_be_stored_is_503(
+    own: Quart, store: FailingStore
+) -> None:
+    @own.errorhandler(SessionTooLarge)
+    async def too_large(error: SessionTooLarge) -> Any:
+        session["a"] = 2
+        store.down.add("replace")
+        return "put right"
+
+    browser = browser_of(own)
+    await browser.get("/write?a=1")
+    assert is_unavailable(await browser.get("/write?a=" + "x" * 100_000))
+    assert (await browser.get("/read")).json() == {"a": "1"}
+
+
 async def test_a_handler_of_every_exception_does_not_hide_a_failing_store(
     own: Quart, store: FailingStore
 ) -> None:
