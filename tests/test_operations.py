@@ -146,29 +146,37 @@ def test_threads_that_save_a_new_session_at_once_make_one_of_it(limit: dict[str,
     assert visitor.content() == {"user_id": "alice", **{f"key {n}": n for n in range(4)}}
 
 
+class Stuck(FailingStore):
+    """A store whose first insert is carried out when ``free`` is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun, self._free, self._done = (threading.Event() for _ in range(3))
+
+    def __getattr__(self, name: str) -> Any:
+        method = super().__getattr__(name)
+        if name != "insert" or self._begun.is_set():
+            return method
+
+        def late(row: Row) -> Any:
+            self._begun.set()
+            self._free.wait(PATIENCE)
+            try:
+                return method(row)
+            finally:
+                self._done.set()
+
+        return late
+
+    def free(self) -> None:
+        self._free.set()
+        assert self._done.wait(PATIENCE)
+
+
 @pytest.mark.parametrize("at_the_end", [False, True])
 def test_a_first_save_that_is_carried_out_late_revives_nothing(at_the_end: bool) -> None:
     """The session that was stored in its place has ended by then."""
-    stuck, free, done = threading.Event(), threading.Event(), threading.Event()
-
-    class Stuck(FailingStore):
-        def __getattr__(self, name: str) -> Any:
-            method = super().__getattr__(name)
-            if name != "insert" or stuck.is_set():
-                return method
-
-            def late(row: Row) -> Any:
-                stuck.set()
-                free.wait(PATIENCE)
-                try:
-                    return method(row)
-                finally:
-                    done.set()
-
-            return late
-
-    store = Stuck()
-    managers = Managers()
+    store, managers = Stuck(), Managers()
     visitor = Visitor(managers(store=store, store_timeout=0.2))
     session = visitor.open()
     session["user_id"] = "alice"
@@ -179,8 +187,22 @@ def test_a_first_save_that_is_carried_out_late_revives_nothing(at_the_end: bool)
     assert visitor.content() == {"user_id": "alice"}
     known = visitor.cookie
     visitor.visit(Session.invalidate)
-    free.set()
-    assert done.wait(PATIENCE)
+    store.free()
     elsewhere = Visitor(managers(store=store))
     elsewhere.cookie = known
     assert elsewhere.content() == {}
+
+
+def test_what_such_a_save_has_left_ends_with_the_session_that_was_stored_in_its_place() -> None:
+    store = Stuck()
+    manager = Managers()(store=store, store_timeout=0.2)
+    visitor = Visitor(manager)
+    session = visitor.open()
+    session["user_id"] = "alice"
+    with pytest.raises(StoreUnavailable):
+        session.save()
+    visitor.close(session)
+    store.free()
+    assert manager.revoke(session.handle, user_id="alice")
+    assert manager.list_sessions("alice") == []
+    assert visitor.content() == {}

@@ -76,13 +76,13 @@ class Directory:
         The user must be named, so that a handle from a form can't end somebody else's session.
         """
         rows = yield from self._rows_of(user_id)
-        for row in rows:
-            if handle_of(row.data) == handle:
-                removed = yield from _once_more(partial(self._end, row))
-                if removed:
-                    self.events.emit("ended", handle, "revoked")
-                return removed
-        return False
+        ended = False
+        # Several, where a first save that was given up was carried out after all.
+        for row in [row for row in rows if handle_of(row.data) == handle]:
+            ended = (yield from _once_more(partial(self._end, row))) or ended
+        if ended:
+            self.events.emit("ended", handle, "revoked")
+        return ended
 
     def _end(self, row: Row) -> Flow[bool]:
         """End this session as long as it is its user's: another may have logged in in it since."""
