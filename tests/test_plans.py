@@ -41,7 +41,14 @@ TABLE: dict[str, tuple[Ending, Plan]] = {
     "stored, a touch due": (replace(STORED, touch_due=True), Touch()),
     "stored, changed": (replace(STORED, changed=True), Update()),
     "stored, changed, a touch due": (replace(STORED, changed=True, touch_due=True), Update()),
-    "stored, written as it was, a renewal due": (replace(STORED, renewal_due=True), Update()),
+    "stored, written as it was, a renewal due": (
+        replace(STORED, renewal_due=True),
+        Update(renewal=True),
+    ),
+    "stored, changed, a renewal due": (
+        replace(STORED, changed=True, renewal_due=True),
+        Update(),
+    ),
     "stored, another lifetime": (replace(STORED, expiry_changed=True), Update()),
     "stored, cleared and refilled": (
         replace(STORED, changed=True, cleared=True),

@@ -11,7 +11,7 @@ from .endings import Decided, Endings
 from .errors import ResponseAlreadyStarted, StoreUnavailable
 from .events import EventSink
 from .lifetimes import DEFAULT_EXPIRY
-from .plans import NOTHING, Touch
+from .plans import NOTHING, Touch, Update
 from .rows import Lost, RowMaker, Verdict, started
 from .session import Session
 from .states import CookieDue, SessionState, state_of
@@ -120,11 +120,12 @@ class Closings:
         state.forsake()
 
     def _is_lost_touch(self, error: BaseException, decided: Decided) -> bool:
-        """Report a failing store. A touch that it loses is no reason to fail the request."""
+        """Report a failing store. A touch or renewal that it loses fails no request."""
         if not isinstance(error, StoreUnavailable):
             return False
         self.events.emit("store_error", detail=str(error))
-        return isinstance(decided.plan, Touch)
+        decision = decided.plan
+        return isinstance(decision, Touch) or (isinstance(decision, Update) and decision.renewal)
 
     def _adopt(
         self, session: Session, work: SessionState, decided: Decided, verdict: Verdict

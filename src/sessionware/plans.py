@@ -19,10 +19,11 @@ class Insert:
 @dataclass(frozen=True, slots=True)
 class Update:
     """Write the content. A ``barrier`` replaces what is there and moves the epoch; else keys are
-    merged.
+    merged. A ``renewal`` changes nothing but the lifetime.
     """
 
     barrier: bool = False
+    renewal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ Plan: TypeAlias = Nothing | Insert | Update | Touch | Rotate | Delete
 
 NOTHING = Nothing()
 INSERT = Insert()
-MERGED, _REPLACED = Update(), Update(barrier=True)
+MERGED, _REPLACED, _RENEWED = Update(), Update(barrier=True), Update(renewal=True)
 _TOUCH = Touch()
 
 
@@ -109,8 +110,10 @@ def plan(ending: Ending) -> Plan:
         return Rotate(login=login, barrier=ending.cleared)
     if ending.cleared:
         return _REPLACED
-    if ending.changed or ending.expiry_changed or ending.renewal_due:
+    if ending.changed or ending.expiry_changed:
         return MERGED
+    if ending.renewal_due:
+        return _RENEWED
     return _TOUCH if ending.touch_due else NOTHING
 
 

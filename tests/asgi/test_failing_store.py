@@ -191,6 +191,25 @@ async def test_a_lost_touch_fails_no_request(
     assert site.events[-1] == "store_error"
 
 
+@pytest.mark.parametrize(
+    "act", [lambda session: session.update(a=1), Session.mark_modified], ids=["write", "mark"]
+)
+async def test_a_lost_renewal_by_a_write_that_changes_nothing_fails_none_either(
+    clock: Clock, make_site: Callable[..., Site], store: FailingStore, act: Act
+) -> None:
+    site = make_site(store=store)
+    browser = site.browser()
+    await browser.visit(lambda session: session.update(a=1))
+    clock.tick(10 * 24 * 3600)
+    store.down = {"replace"}
+    answer = await browser.visit(act)
+    assert (answer.status, answer.set_cookies) == (200, [])
+    assert site.events[-1] == "store_error"
+    assert is_unavailable(await browser.visit(lambda session: session.update(a=2)))
+    store.down.clear()
+    assert len((await browser.visit(act)).set_cookies) == 1
+
+
 async def test_each_failure_is_an_event(site: Site, stored: Visitor, store: FailingStore) -> None:
     store.down = {"*"}
     await stored.visit(dict)
