@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import logging
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeGuard, TypeVar, cast
 
 from .errors import Finding
 
@@ -115,9 +116,14 @@ def flag(report: Report, setting: str, value: object, *, otherwise: bool = False
     return otherwise
 
 
+def is_whole(value: object, low: int, high: float = math.inf) -> TypeGuard[int]:
+    """Whether it is a whole number within these bounds."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
 def size(report: Report, code: str, setting: str, value: object, low: int, high: int) -> int:
     """Bytes, from ``low`` to ``high``."""
-    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+    if is_whole(value, low, high):
         return int(value)
     message = f"{show(value)} is not a whole number of bytes from {low} to {high}."
     report.refuse(code, setting, message, f"pass an int from {low} to {high}.")

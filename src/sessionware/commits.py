@@ -81,14 +81,19 @@ class Committer:
         for _ in range(_TRIES):
             session_id = state.id or new_id()
             made = self._rows.first(change, hash_id(session_id), handle)
+            row = made.row
             try:
-                row = yield from _patiently(partial(self._insert_once, made.row))
+                row = yield from _patiently(partial(self._insert_once, row))
             except DuplicateKey:
-                found = yield from self._store.load_flow(made.row.sid_hash, change.now)
-                if isinstance(found, Row) and handle_of(found.data) == handle.hex():
+                found = yield from self._store.load_flow(row.sid_hash, change.now)
+                if not isinstance(found, Row) or handle_of(found.data) != handle.hex():
+                    state.id = None
+                    continue
+                if found.data != row.data:
                     return (yield from self._write_beside(state, change, found))
-                state.id = None
-                continue
+                # What the server still had in hand when the connection broke was done later than
+                # we looked, and had the key when we tried again.
+                row = row._replace(id=found.id)
             state.id = session_id
             state.committed(made, row)
             state.cookie = CookieDue.SET
@@ -110,14 +115,12 @@ class Committer:
     def _insert_once(self, row: Row, again: bool = True) -> Flow[Row]:
         try:
             return (yield from self._store.inserting(row))
-        except (OutcomeUnknown, DuplicateKey) as error:
+        except OutcomeUnknown as error:
             failure = error
-        # What the server still had in hand when the connection broke may be done later than we
-        # look, and has the key when we try again.
         found = yield from self._store.load_flow(row.sid_hash, row.created_at)
         if isinstance(found, Row) and found.data == row.data:
             return row._replace(id=found.id)
-        if again and isinstance(failure, OutcomeUnknown):
+        if again:
             return (yield from self._insert_once(row, again=False))
         raise failure
 

@@ -317,7 +317,7 @@ def _user_key(report: Report, value: object) -> tuple[str, ...]:
 
 
 def _session_limit(report: Report, value: object) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+    if value is None or checks.is_whole(value, 1):
         return value
     fix = "pass an int of 1 or more, or None for no limit."
     report.refuse("SW042", "max_sessions_per_user", f"{show(value)} is no such number.", fix)

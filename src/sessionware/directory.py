@@ -78,8 +78,9 @@ class Directory:
         rows = yield from self._rows_of(user_id)
         ended = False
         # Several, where a first save that was given up was carried out after all.
-        for row in [row for row in rows if handle_of(row.data) == handle]:
-            ended = (yield from _once_more(partial(self._end, row))) or ended
+        for row in rows:
+            if handle_of(row.data) == handle:
+                ended = (yield from _once_more(partial(self._end, row))) or ended
         if ended:
             self.events.emit("ended", handle, "revoked")
         return ended

@@ -9,7 +9,6 @@ from __future__ import annotations
 # Django has no types: neither its imports nor its twins can be checked.
 # mypy: disable-error-code="import-untyped"
 # pyright: reportAssignmentType=false
-import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -31,6 +30,7 @@ from .session import Session
 from .states import CookieDue, SessionState, state_of
 from .tracking import ExpiryArgument
 from .users import user_of
+from .waiting import in_event_loop
 
 __all__ = ["SessionStore", "SessionwareMiddleware", "manager"]
 
@@ -84,14 +84,9 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         """Whether it was emptied unread, so that nobody knows whether there was anything. Only
         where the answer may be waited for: Django's middleware asks in a thread.
         """
-        cached = self.__dict__.get("_session_cache")
-        if not self._modified or self.session_key is None or cached != {}:
+        if not self._modified or self.session_key is None:
             return False
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return True
-        return False
+        return self.__dict__.get("_session_cache") == {} and not in_event_loop()
 
     def _differs(self, own: Session) -> bool:
         core = manager()

@@ -23,6 +23,8 @@ class FlaskSession(Session, SessionMixin):
     was_permanent: bool | None = None
     # Opened by the test client's `session_transaction`, not for a request.
     rehearsed = False
+    # Whether nobody had looked at it when Quart took it to have it saved.
+    unused = False
     # The session of a middleware around us, of which this is a copy, and the environ or scope that
     # it came in; and what the copy held when it was handed back, as it would be stored.
     outer: Session | None = None

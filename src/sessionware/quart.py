@@ -142,7 +142,7 @@ class QuartSessions(FlaskSessions):
         """Quart calls this with the response, or at a WebSocket's end, where there may be none."""
         if not isinstance(session, FlaskSession):
             return
-        if getattr(session, "unused", False):
+        if session.unused:
             session.accessed = False
         state = state_of(session)
         if state.started and response is not None and response.status_code >= 500:
@@ -312,7 +312,7 @@ async def _note_use(response: Any) -> Any:
     """Whether anybody has looked at the session: Quart marks it so itself by having it saved."""
     session = getattr(current_request, "session", None)
     if isinstance(session, FlaskSession):
-        session.unused = not session.accessed  # type: ignore[attr-defined]
+        session.unused = not session.accessed
     return response
 
 

@@ -116,9 +116,7 @@ class SessionState:
             # Tasks and threads of one request may save at once: they make one session of it.
             with self.manager.naming:
                 if self.id is None:
-                    if self._handle is None:
-                        self._handle = eight_bytes()[:HANDLE_BYTES]
-                    self.id = new_id()
+                    self.id, self._handle = new_id(), self.handle_bytes
         work = object.__new__(SessionState)
         work.manager, work.client = self.manager, self.client
         work.pending, work.id, work.row, work.folded = self.pending, self.id, self.row, self.folded

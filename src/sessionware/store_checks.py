@@ -41,7 +41,7 @@ def check_sql_store(
     name = checked_table_name(report, table_name)
     checks.flag(report, "create_table", create_table)
     seconds = checks.seconds(report, "SW042", "timeout", timeout, zero=False, fallback=0.0)
-    if not isinstance(connections, int) or isinstance(connections, bool) or connections < 1:
+    if not checks.is_whole(connections, 1):
         message = f"{show(connections)} is no number of connections."
         report.refuse("SW042", "connections", message, "pass an int of 1 or more.")
     _raise(report)

@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from sessionware import SessionManager
 from sessionware.flask import FlaskSession, FlaskSessions
+from sessionware.wsgi import SessionMiddleware
 from tests.apps import SECRET
 
 STORE = "sqlite:///sessions.db"
@@ -69,6 +70,13 @@ def manager_for(app: flask.Flask) -> SessionManager:
     interface = app.session_interface
     assert isinstance(interface, FlaskSessions)
     return interface.manager_of(app)
+
+
+def inside(visitor: Visitor) -> Visitor:
+    """A visitor of the same app, which is inside a middleware of ours with the same manager."""
+    app: Any = visitor.app
+    app.wsgi_app = SessionMiddleware(app.wsgi_app, manager=manager_for(app))
+    return visitor
 
 
 def set_cookie_of(answer: TestResponse) -> str:

@@ -15,9 +15,8 @@ from markupsafe import Markup
 
 from sessionware import ResponseAlreadyStarted, Session, SessionTooLarge, manager_of, session_of
 from sessionware.flask import FlaskSession, FlaskSessions
-from sessionware.wsgi import SessionMiddleware
 from tests.asgi.site import rows, statements
-from tests.flask.conftest import Visitor, manager_for, set_cookie_of, storing
+from tests.flask.conftest import Visitor, inside, manager_for, set_cookie_of, storing
 
 
 def test_flask_session_and_request_session_are_one_session_of_ours(visitor: Visitor) -> None:
@@ -377,10 +376,7 @@ def test_parallel_requests_keep_each_others_keys(visitor: Visitor) -> None:
 
 @pytest.fixture
 def wrapped(visitor: Visitor) -> Visitor:
-    """A visitor of an app that is inside a middleware of ours, with the same manager."""
-    app: Any = visitor.app
-    app.wsgi_app = SessionMiddleware(app.wsgi_app, manager=manager_for(app))
-    return visitor
+    return inside(visitor)
 
 
 def test_an_outer_middleware_of_ours_with_the_same_manager_shares_the_session(

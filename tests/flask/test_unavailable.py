@@ -11,9 +11,8 @@ from werkzeug.test import TestResponse
 
 from sessionware import SessionTooLarge, StoreUnavailable
 from sessionware.flask import FlaskSessions
-from sessionware.wsgi import SessionMiddleware
 from tests.asgi.failing import FailingStore
-from tests.flask.conftest import Visitor, add_views, manager_for, storing
+from tests.flask.conftest import Visitor, add_views, inside, storing
 
 
 @pytest.fixture
@@ -161,13 +160,6 @@ def test_the_applications_own_handler_wins(
     store.down = {method}
     answer = visitor.visit(act)
     assert (answer.status_code, answer.text, answer.headers["X-Own"]) == (503, "sorry", "yes")
-
-
-def inside(visitor: Visitor) -> Visitor:
-    """The same app inside a middleware of ours, with the same manager."""
-    app: Any = visitor.app
-    app.wsgi_app = SessionMiddleware(app.wsgi_app, manager=manager_for(app))
-    return visitor
 
 
 def test_inside_a_middleware_of_ours_it_wins_too(store: FailingStore) -> None:

@@ -84,6 +84,12 @@ async def test_a_change_on_an_open_websocket_needs_a_save(
     assert (await browser.get("/read")).json() == {"a": 2}
 
 
+def around(own: Quart) -> Any:
+    """A middleware of ours around the app, with the same manager."""
+    app: Any = own
+    return SessionMiddleware(app, manager=app.session_interface.manager_of(app))
+
+
 async def test_inside_a_middleware_of_ours_a_websocket_has_its_session(
     own: Quart, store: FailingStore
 ) -> None:
@@ -95,9 +101,7 @@ async def test_inside_a_middleware_of_ours_a_websocket_has_its_session(
         await websocket.session.asave()  # type: ignore[attr-defined]
         await websocket.send("saved")
 
-    manager = own.session_interface.manager_of(own)  # type: ignore[attr-defined]
-    app: Any = own
-    outside: Any = SessionMiddleware(app, manager=manager)
+    outside = around(own)
     accept, said, _ = await call_websocket(outside, "/socket")
     assert said["text"] == "saved"
     (cookie,) = header(accept, "set-cookie")
@@ -113,9 +117,7 @@ async def test_inside_a_middleware_of_ours_a_websocket_has_its_session(
 async def test_what_others_stored_before_the_handshake_is_kept_inside_a_middleware_of_ours(
     saves: int, own: Quart
 ) -> None:
-    manager = own.session_interface.manager_of(own)  # type: ignore[attr-defined]
-    app: Any = own
-    outside: Any = SessionMiddleware(app, manager=manager)
+    outside = around(own)
     browser = browser_of(outside)
     await browser.get("/write?a=1")
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import repeat
 from typing import Final, NamedTuple
 
@@ -41,6 +41,15 @@ GRACE: Final = LOOK_SECONDS * 1.5
 AHEAD_SECONDS: Final = LOOK_SECONDS * 0.6
 _NEVER: Final = float("-inf")
 _FOREVER: Final = float("inf")
+
+
+@contextmanager
+def _trusted_by_nobody() -> Iterator[None]:
+    """Where there is no file that others could trust, but for one that is gone since a moment."""
+    try:
+        yield
+    except OSError as error:
+        raise Unusable(error.strerror or "", was_trusted=True) from None
 
 
 def _nobody() -> None:
@@ -209,29 +218,17 @@ class StampFile:
             except FileNotFoundError:
                 if not self.wanted:
                     return None
-                self._make(path, beside, is_empty())
+                settled = 0.0 if is_empty() else time.time() + GRACE
+                with _trusted_by_nobody():
+                    make(path, beside, settled)
             except Foreign:
                 # That of another database, or damaged: nobody of this one trusts it for long.
                 self._hold_back()
-                self._clear_away(path)
+                with _trusted_by_nobody(), suppress(FileNotFoundError):
+                    os.unlink(path)
             except (PermissionError, Strange) as error:
                 self._retract(path, error)
         raise Unusable("the file is replaced over and over", was_trusted=True)
-
-    def _make(self, path: str, beside: os.stat_result, is_empty: bool) -> None:
-        try:
-            make(path, beside, 0.0 if is_empty else time.time() + GRACE)
-        except OSError as error:
-            # There is none that anybody could trust, but for one that is gone since a moment.
-            raise Unusable(error.strerror or "", was_trusted=True) from None
-
-    def _clear_away(self, path: str) -> None:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise Unusable(error.strerror or "", was_trusted=True) from None
 
     def _retract(self, path: str, problem: Exception) -> None:
         """Others may trust a file that we can't use: put one in its place that nobody trusts."""

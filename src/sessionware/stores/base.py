@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, TypedDict
 
-from sqlalchemy import URL, Connection, SingletonThreadPool, StaticPool, make_url
+from sqlalchemy import URL, Connection, SingletonThreadPool, StaticPool
 
 from ..coherence.stampfile import file_of
 from ..coherence.stamps import StampFile
@@ -159,9 +159,9 @@ class SQLBase:
             return call(self.scripts, plain, *args, **kwargs)
 
 
-def refuse_engine(database: Any, schema: str | None) -> None:
+def refuse_engine(database: Any, url: URL, schema: str | None) -> None:
     """An application's engine that can't be shared, or that means another table than we name."""
-    pool, url = getattr(database, "pool", None), make_url(getattr(database, "url", database))
+    pool = getattr(database, "pool", None)
     if isinstance(pool, StaticPool | SingletonThreadPool):
         raise _refused(
             "this engine has one connection for everybody, or for each thread: our commits would "

@@ -58,13 +58,14 @@ class SQLStore(SQLBase):
 
     def __init__(self, database: str | URL | Engine, **options: Unpack[SQLOptions]) -> None:
         super().__init__(**options)
-        refuse_engine(database, self.steps.schema.metadata.schema)
+        url = database.url if isinstance(database, Engine) else make_url(database)
+        refuse_engine(database, url, self.steps.schema.metadata.schema)
         self._given = database if isinstance(database, Engine) else None
         # Read as one: another thread may close the store meanwhile.
         self._ready: tuple[Engine, Lender | None] | None = None
         self._prepared = False
         self._disposal: weakref.finalize[..., SQLStore] | None = None
-        self._take_url(database.url if isinstance(database, Engine) else make_url(database))
+        self._take_url(url)
         self._forget()
         if self.file is not None:
             close_over_forks(self)

@@ -52,10 +52,11 @@ class AsyncSQLStore(SQLBase):
 
     def __init__(self, database: str | URL | AsyncEngine, **options: Unpack[SQLOptions]) -> None:
         super().__init__(**options)
-        refuse_engine(database, self.steps.schema.metadata.schema)
+        url = database.url if isinstance(database, AsyncEngine) else make_url(database)
+        refuse_engine(database, url, self.steps.schema.metadata.schema)
         self._given = database if isinstance(database, AsyncEngine) else None
         self._prepared = False
-        self._take_url(database.url if isinstance(database, AsyncEngine) else make_url(database))
+        self._take_url(url)
         self.after_fork()
         if self._given is not None and self.file is not None:
             close_over_forks(self)
