@@ -6,30 +6,26 @@ a session whose mark has moved; where there is no channel, about each one every 
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context, copy_context
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
-
-import anyio.from_thread
+from typing import Any, Final
 
 from . import clock
 from .errors import StoreUnavailable
 from .events import logger
 from .flows import Flow, T
+from .homes import Home, InThread, home_here, home_of_thread, note_failure
 from .runners import LoopRunner
 from .session import Session
 from .states import SessionState, state_of
 from .stores.cached import CachedStore
-from .threads import Threads
 
 _LOOK_SECONDS: Final = 0.05
 _ASK_SECONDS: Final = 2.0
@@ -66,132 +62,6 @@ class Watches:
         self._watcher.forget(session.link())
 
 
-class _Home(Protocol):
-    """Where a callback was given to us, and is called."""
-
-    def is_closed(self) -> bool: ...
-
-    def soon(self, context: Context, function: Callable[[], None]) -> None:
-        """Call a function there; raises ``RuntimeError`` if it is closed."""
-        ...
-
-    def spawn(self, context: Context, awaitable: Awaitable[Any]) -> None:
-        """Await it there; called there."""
-        ...
-
-
-_tasks: Final[set[asyncio.Task[Any]]] = set()
-
-
-def _landed(task: asyncio.Task[Any]) -> None:
-    _tasks.discard(task)
-    error = None if task.cancelled() else task.exception()
-    if isinstance(error, Exception):
-        _note_failure(error)
-
-
-@dataclass(frozen=True)
-class _InAsyncio:
-    _loop: asyncio.AbstractEventLoop
-
-    def is_closed(self) -> bool:
-        return self._loop.is_closed()
-
-    def soon(self, context: Context, function: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(function, context=context)
-
-    def spawn(self, context: Context, awaitable: Awaitable[Any]) -> None:
-        # The coroutine itself: a task that is cancelled before it begins closes it.
-        coroutine = awaitable if inspect.iscoroutine(awaitable) else _survived(awaitable)
-        task = self._loop.create_task(coroutine, context=context)
-        _tasks.add(task)
-        task.add_done_callback(_landed)
-
-
-@dataclass(frozen=True)
-class _InTrio:
-    _token: Any
-
-    def is_closed(self) -> bool:
-        try:
-            self._token.run_sync_soon(_nothing, idempotent=True)
-        except RuntimeError:
-            return True
-        return False
-
-    def soon(self, context: Context, function: Callable[[], None]) -> None:
-        self._token.run_sync_soon(context.run, function)
-
-    def spawn(self, context: Context, awaitable: Awaitable[Any]) -> None:
-        import trio
-
-        try:
-            # A copy: trio enters it, and we may be in it at this moment.
-            trio.lowlevel.spawn_system_task(_survived, awaitable, context=context.copy())
-        except RuntimeError:
-            # trio is ending: it still makes the calls that wait, and takes no task any more.
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()
-
-
-class _InThread:
-    """For who gave it in no event loop: threads of ours, so that nobody waits for a callback."""
-
-    def is_closed(self) -> bool:
-        return False
-
-    def soon(self, context: Context, function: Callable[[], None]) -> None:
-        threads = Threads(1, "sessionware-ended")
-        threads.submit(lambda: context.run(function))
-        threads.close()
-
-    def spawn(self, context: Context, awaitable: Awaitable[Any]) -> None:
-        if inspect.iscoroutine(awaitable):
-            awaitable.close()
-        logger.error("an on_ended callback gave a coroutine where no event loop runs it")
-
-
-def _nothing() -> None:
-    """Only to see whether somebody is there to call it."""
-
-
-async def _survived(awaitable: Awaitable[Any]) -> None:
-    """What an application raises must not end a system task, and with it the whole of trio."""
-    try:
-        await awaitable
-    except Exception as error:
-        _note_failure(error)
-
-
-def _note_failure(error: Exception) -> None:
-    logger.error("an on_ended callback raised %s", type(error).__name__)
-
-
-def _home() -> _Home | None:
-    """The event loop that runs here."""
-    try:
-        return _InAsyncio(asyncio.get_running_loop())
-    except RuntimeError:
-        pass
-    try:
-        import trio
-
-        return _InTrio(trio.lowlevel.current_trio_token())
-    except (ImportError, RuntimeError):
-        return None
-
-
-def _home_of_thread() -> _Home:
-    """The event loop that this worker thread belongs to."""
-    try:
-        home = anyio.from_thread.run_sync(_home)
-    except RuntimeError:
-        home = None
-    if home is None:
-        raise RuntimeError("on_ended needs an event loop here: the store is one of coroutines")
-    return home
-
-
 class _Watch:
     """One session, watched for one callback.
 
@@ -200,7 +70,7 @@ class _Watch:
     """
 
     def __init__(self, state: SessionState, callback: Callable[[], Any], in_loop: bool) -> None:
-        home = _home()
+        home = home_here()
         if home is None and inspect.iscoroutinefunction(callback):
             raise TypeError("an on_ended callback that is a coroutine function needs an event loop")
         assert state.row is not None
@@ -210,8 +80,8 @@ class _Watch:
         self.mark: int | None = None
         self.asked = _NEVER
         self.asking = False
-        self.asker = home or (_home_of_thread() if in_loop else _InThread())
-        self._home: _Home = home or _InThread()
+        self.asker = home or (home_of_thread() if in_loop else InThread())
+        self._home: Home = home or InThread()
         self._callback: Callable[[], Any] | None = callback
         self._context = copy_context()
 
@@ -233,7 +103,7 @@ class _Watch:
             if inspect.isawaitable(result):
                 self._home.spawn(self._context, result)
         except Exception as error:
-            _note_failure(error)
+            note_failure(error)
 
 
 class Watcher:
@@ -374,7 +244,7 @@ class Watcher:
 
     def _have_asked(self, due: Iterable[_Watch]) -> None:
         """Each event loop asks about its own."""
-        by_loop: dict[_Home, list[_Watch]] = {}
+        by_loop: dict[Home, list[_Watch]] = {}
         for watch in due:
             if watch in self._watched:
                 watch.asking = True
@@ -383,7 +253,7 @@ class Watcher:
             with suppress(RuntimeError):
                 loop.soon(Context(), partial(self._ask_in, loop, watches))
 
-    def _ask_in(self, loop: _Home, watches: list[_Watch]) -> None:
+    def _ask_in(self, loop: Home, watches: list[_Watch]) -> None:
         loop.spawn(Context(), self._aask_all(watches))
 
     async def _aask_all(self, watches: list[_Watch]) -> None:
