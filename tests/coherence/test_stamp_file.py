@@ -5,6 +5,7 @@ stale, and no request fails.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import mmap
@@ -373,24 +374,45 @@ def test_a_slot_that_is_odd_until_its_next_write_stays_so_whatever_becomes_of_a_
     assert here.mark(B) not in (None, 2)
 
 
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the files that are closed."""
+    numbers: list[int] = []
+    close = os.close
+
+    def note(number: int) -> None:
+        numbers.append(number)
+        close(number)
+
+    monkeypatch.setattr(os, "close", note)
+    return numbers
+
+
 def test_an_unusable_file_is_closed_once_only(
-    database: Path, stamps: Path, monkeypatch: pytest.MonkeyPatch
+    database: Path, stamps: Path, closed: list[int]
 ) -> None:
     """A second close would hit whatever has got the number meanwhile."""
     database.touch()
     stamps.write_bytes(b"x")
-    closed: list[int] = []
-    close = os.close
-
-    def note(number: int) -> None:
-        closed.append(number)
-        close(number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "close", note)
-        with pytest.raises(stampfile.Foreign):
-            Mapped(str(stamps), database.stat())
+    closed.clear()
+    with pytest.raises(stampfile.Foreign):
+        Mapped(str(stamps), database.stat())
     assert len(closed) == len(set(closed)) <= 1
+
+
+def test_a_file_that_a_child_has_let_go_of_is_not_closed_again(
+    database: Path, stamps: Path, closed: list[int]
+) -> None:
+    """Nor is what is no file: gevent's ``close`` would raise something else than an OSError."""
+    database.touch()
+    stampfile.make(str(stamps), database.stat(), 0)
+    closed.clear()
+    mapped = Mapped(str(stamps), database.stat())
+    mapped.abandon()
+    del mapped
+    gc.collect()
+    assert len(closed) == 1
+    assert closed[0] >= 0
 
 
 @pytest.mark.parametrize("kind", ["the file", "its folder"])

@@ -113,8 +113,10 @@ class Mapped:
             raise Foreign
 
     def __del__(self) -> None:
-        with suppress(OSError, AttributeError):
-            os.close(self._fd)
+        fd = getattr(self, "_fd", -1)
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
 
     def abandon(self) -> None:
         """In a child process: a write that its parent has under way refers to it for ever, and so
