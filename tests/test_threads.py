@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sessionware import ConfigurationError
 from sessionware.threads import Threads
 
 PATIENCE = 5
@@ -224,3 +225,15 @@ def test_an_idle_thread_holds_on_to_nothing_of_its_last_job(threads: Threads) ->
             break
         threading.Event().wait(0.01)
     assert references[0]() is None
+
+
+def test_threads_that_are_replaced_by_something_else_later_are_refused_with_the_fix(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gevent does, here under ``gunicorn --preload``: it would hang at the first job."""
+    monkeypatch.setattr(threading, "Lock", threading.RLock)
+    with pytest.raises(ConfigurationError, match=r"SW020 .*monkey\.patch_all"):
+        threads.submit(int)
+    assert running() == []
+    monkeypatch.undo()
+    assert threads.submit(int).result(PATIENCE) == 0

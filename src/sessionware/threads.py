@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from .errors import ConfigurationError, Finding
+
 T = TypeVar("T")
 _Job = tuple["Future[Any] | None", Callable[[], Any]]
 
@@ -54,7 +56,8 @@ class Threads:
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have a thread run the job; its outcome is the future's.
 
-        Raises ``RuntimeError`` if there is no thread and none can be started.
+        Raises ``RuntimeError`` if there is no thread and none can be started, and
+        ``ConfigurationError`` if they are no longer what they were when this was made.
         """
         future: Future[T] = Future()
         self._put(future, job)
@@ -77,6 +80,9 @@ class Threads:
             crew.waiting.append((future, job))
 
     def _start(self, crew: _Crew) -> None:
+        if type(threading.Lock()) is not type(self._lock):
+            # A lock from before stops the thread in which all of them take turns.
+            raise ConfigurationError([_patched_late()])
         thread = threading.Thread(target=self._work, args=(crew,), name=self._name, daemon=True)
         try:
             thread.start()
@@ -128,3 +134,14 @@ class Threads:
             crew.ending = True
             for seat in crew.idle:
                 seat.signal.release()
+
+
+def _patched_late() -> Finding:
+    return Finding(
+        "SW020",
+        "store",
+        "gevent or eventlet has replaced Python's threads after this was made: all would wait for "
+        "each other for ever.",
+        "patch before the application is imported; with gunicorn --preload in its configuration "
+        "file: from gevent import monkey; monkey.patch_all()",
+    )
