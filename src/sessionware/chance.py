@@ -31,6 +31,10 @@ def eight_bytes() -> bytes:
         return first
 
 
+def forget() -> None:
+    """In a child: it must not draw what its parent draws."""
+    _drawn.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    # A child must not draw what its parent draws.
-    os.register_at_fork(after_in_child=_drawn.clear)
+    os.register_at_fork(after_in_child=forget)

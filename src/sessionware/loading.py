@@ -20,6 +20,7 @@ from .records import HEADER_BYTES, read_header
 from .rows import NOBODY, RowMaker
 from .session import Session
 from .states import NOTHING_LOADED, SessionState, state_of
+from .stores import forking
 from .stores.cached import CachedStore
 from .stores.protocol import RETIRED, Found, Row
 from .tokens import Tokens
@@ -235,6 +236,7 @@ class Loading:
 
     def _read(self, session: Session, state: SessionState) -> None:
         found: Found | StoreUnavailable
+        forking.notice_fork()
         try:
             found = self.store.runner.run_shared(*self._shared_load(state))
         except StoreUnavailable as error:

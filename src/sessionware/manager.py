@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import weakref
 from datetime import timedelta
@@ -33,7 +32,7 @@ from .records import RecordFormat
 from .rows import RowMaker
 from .runners import LoopRunner
 from .session import Session
-from .stores import open_store
+from .stores import forking, open_store
 from .stores.cached import CachedStore
 from .tokens import Tokens
 from .watching import Watcher, Watches
@@ -222,5 +221,4 @@ def _after_fork() -> None:
         manager.after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+forking.in_child(_after_fork)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import logging
 import os
 import sys
 import threading
@@ -19,11 +21,18 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import await_only
 
 from sessionware import CachedStore, SessionManager, StoreUnavailable
+from sessionware.chance import eight_bytes
 from sessionware.stores.sql import SQLStore
 from tests.apps import SECRET
 from tests.byhand import Visitor, storing
 
 BUSY_SECONDS: Final = 0.3
+
+
+def fork_unnoticed() -> int:
+    """As uWSGI forks: no hook of Python's is called."""
+    process: int = ctypes.PyDLL(None).fork()
+    return process
 
 
 def make_manager(store: Any, **more: Any) -> SessionManager:
@@ -33,10 +42,10 @@ def make_manager(store: Any, **more: Any) -> SessionManager:
 class Child:
     """A child that takes one step each time it is told, in a thread of its own."""
 
-    def __init__(self, *steps: Callable[[], object]) -> None:
+    def __init__(self, *steps: Callable[[], object], fork: Callable[[], int] = os.fork) -> None:
         to_child, to_parent = os.pipe(), os.pipe()
         self._tell, self._hear = to_child[1], to_parent[0]
-        self._process = os.fork()
+        self._process = fork()
         if self._process:
             return
         # An event loop that the parent has running is none here.
@@ -161,6 +170,33 @@ def of_the_application(url: str) -> None:
     engine.dispose()
 
 
+def unnoticed(url: str, given: str, table_name: str = "sessions") -> None:
+    """Python is not told of the fork."""
+    logging.disable()
+    # Word of a change may come a moment later.
+    manager = make_manager(url, table_name=table_name, coherence="validate")
+    visitor = Visitor(manager)
+    if given != "unused":
+        visitor.visit(storing(parent=1))
+        visitor.visit()
+    if given == "closed":
+        manager.shutdown()
+    child = Child(
+        lambda: visitor.visit(storing(first=1)) and visitor.content(),
+        lambda: visitor.visit(storing(second=1)) and visitor.content(),
+        lambda: [eight_bytes().hex() for _ in range(20)],
+        fork=fork_unnoticed,
+    )
+    print(child.step())
+    if given == "used":
+        print(visitor.content())
+    print(child.step())
+    drawn = child.step()
+    print(sum(eight_bytes().hex() in drawn for _ in range(1_000)))
+    child.end()
+    manager.shutdown()
+
+
 def standalone(url: str) -> None:
     """A cached store that no manager has."""
     store = CachedStore(SQLStore(url))
@@ -266,6 +302,7 @@ SCENARIOS: Final[dict[str, Callable[..., Any]]] = {
         in_turn,
         too_long,
         of_the_application,
+        unnoticed,
         standalone,
         loop_in_turn,
         loop_of_the_application,

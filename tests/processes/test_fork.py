@@ -27,8 +27,10 @@ def run(tmp_path: Path) -> Run:
     """The lines that a scenario prints; see ``forked``."""
     source = str(Path(sessionware.__path__[0]).parent)
 
-    def run_one(scenario: str, *words: str, driver: str = "sqlite") -> list[str]:
-        url = f"{driver}:///{tmp_path / 's.db'}"
+    def run_one(
+        scenario: str, *words: str, driver: str = "sqlite", url: str | None = None
+    ) -> list[str]:
+        url = url or f"{driver}:///{tmp_path / 's.db'}"
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "tests.processes.forked", scenario, url, *words],
             env={
@@ -69,6 +71,35 @@ def test_a_child_refuses_a_file_that_the_application_itself_had_in_use(run: Run)
     refused, content = run("of_the_application")
     assert refused.startswith(REFUSAL)
     assert content == "{'by': 'parent'}"
+
+
+@pytest.mark.parametrize("given", ["unused", "closed"])
+def test_a_child_that_was_forked_unnoticed_uses_a_file_that_its_parent_did_not_have_open(
+    run: Run, given: str
+) -> None:
+    """Forked in C, as uWSGI does, which calls no hook of Python's unless it is told to."""
+    begun = {} if given == "unused" else {"parent": 1}
+    first, second, drawn_by_both = run("unnoticed", given)
+    assert (first, second) == (str({**begun, "first": 1}), str({**begun, "first": 1, "second": 1}))
+    assert drawn_by_both == "0"
+
+
+def test_a_child_that_was_forked_unnoticed_refuses_a_file_that_its_parent_had_open(
+    run: Run,
+) -> None:
+    first, of_parent, second, _ = run("unnoticed", "used")
+    assert first.startswith(REFUSAL)
+    assert second.startswith(REFUSAL)
+    assert of_parent == str({"parent": 1})
+
+
+def test_a_child_that_was_forked_unnoticed_has_threads_and_connections_of_its_own(
+    run: Run, postgres_url: str, table_name: str
+) -> None:
+    first, of_parent, second, drawn_by_both = run("unnoticed", "used", table_name, url=postgres_url)
+    assert first == of_parent == str({"parent": 1, "first": 1})
+    assert second == str({"parent": 1, "first": 1, "second": 1})
+    assert drawn_by_both == "0"
 
 
 def test_a_cached_store_without_a_manager_shares_nothing_with_a_child(run: Run) -> None:

@@ -40,6 +40,11 @@ class Opened:
     def add(self, connection: _Connection) -> None:
         self._opened.add(connection)
 
+    @property
+    def is_open(self) -> bool:
+        """See ``forking.Opener``."""
+        return any(is_open(connection._raw) for connection in list(self._opened))
+
     def hush(self, deadline: float, until: ExitStack) -> bool:
         """See ``forking.Opener``. What is under way in their threads comes to its end; who has more
         to say in the same transaction is told that the connection is lost.

@@ -96,6 +96,7 @@ class CachedStore(Clears, KeyedStore):
 
     def run(self, flow: Flow[T], /) -> T:
         """Run a flow against the store, waiting in this thread."""
+        forking.notice_fork()
         return self.runner.run(flow)
 
     async def arun(self, flow: Flow[T], /) -> T:
@@ -104,6 +105,7 @@ class CachedStore(Clears, KeyedStore):
 
     def commit(self, flow: Flow[T], /) -> T:
         """As ``run``, for a flow that begins with a write: it may share a commit with others."""
+        forking.notice_fork()
         commit: Callable[[Flow[T]], T] = getattr(self.runner, "commit", self.runner.run)
         return commit(flow)
 

@@ -7,6 +7,9 @@ a fork, and none is opened until it is over. Where that does not succeed in time
 use the file: better than to acknowledge what is going to vanish.
 
 A fork may come from any thread, an event loop's own too: nothing here waits for a loop.
+
+uWSGI forks in C and, by default, tells Python nothing of it. Its children are found out by their
+number when they first ask a store: then all that was not done before the fork is known as well.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Final, Protocol
 
 from sqlalchemy import Pool
 
+from .. import chance
 from ..errors import StoreUnavailable
 
 
@@ -38,6 +43,11 @@ class Opener(Protocol):
     def file(self) -> str | None: ...
     @property
     def timeout(self) -> float: ...
+    @property
+    def is_open(self) -> bool:
+        """Whether it may have the file open, as far as can be told without waiting for anybody."""
+        ...
+
     def hush(self, deadline: float, until: ExitStack) -> bool:
         """Close all connections and open none until ``until`` is closed, which a child never does;
         whether that succeeded by the deadline.
@@ -49,11 +59,15 @@ class Opener(Protocol):
 
 _followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 _openers: weakref.WeakSet[Opener] = weakref.WeakSet()
+_reborn: list[Callable[[], None]] = []
 _inherited: Final[set[str]] = set()
 # One fork at a time; whoever is new waits until it is over.
 _turn = threading.RLock()
 _until = ExitStack()
 _open: list[str] = []
+# The process that all of this belongs to.
+_process = os.getpid()
+_noticing = threading.Lock()
 
 
 def follow(follower: Follower) -> None:
@@ -68,12 +82,32 @@ def close_over_forks(opener: Opener) -> None:
         _openers.add(opener)
 
 
+def in_child(act: Callable[[], None]) -> None:
+    """Have it called in each child, after those that follow and those that open files."""
+    _reborn.append(act)
+
+
+def notice_fork() -> None:
+    """To be called before a store is asked: in a child that was forked unnoticed, do now what was
+    not done then.
+    """
+    if os.getpid() == _process:
+        return
+    with _noticing:
+        if os.getpid() != _process:
+            _open[:] = [os.path.realpath(each.file or "") for each in _openers if each.is_open]
+            chance.forget()
+            _in_child()
+            _tell_child()
+
+
 def refuse_inherited(file: str | None) -> None:
     """Raise ``StoreUnavailable`` if the parent had this file open when this process began."""
     if _inherited and file is not None and os.path.realpath(file) in _inherited:
         raise StoreUnavailable(
             "the SQLite file was in use while this process was forked, so that what it writes "
-            "could be lost: fork before the parent uses it, or start processes anew (spawn)"
+            "could be lost: fork before the parent uses it, or start processes anew (spawn; "
+            "lazy-apps with uWSGI)"
         )
 
 
@@ -137,8 +171,12 @@ def _tell_before() -> None:
 
 
 def _tell_child() -> None:
+    global _process
     for follower in list(_followers):
         follower.after_fork()
+    for act in _reborn:
+        act()
+    _process = os.getpid()
 
 
 def _before() -> None:

@@ -103,6 +103,13 @@ class SQLStore(SQLBase):
         if self._given is None and not is_memory(self._url):
             self._dispose()
 
+    @property
+    def is_open(self) -> bool:
+        """See ``forking.Opener``."""
+        if self._given is not None:
+            return in_use(self._given.pool, idle=True)
+        return self._ready is not None
+
     def hush(self, deadline: float, until: ExitStack) -> bool:
         """See ``forking.Opener``. Writers first: they hold the stamps' lock too."""
         if not hold(self._writing.lock, deadline, until) or not hold(self._setup, deadline, until):

@@ -61,11 +61,16 @@ class AsyncSQLStore(SQLBase):
         if self._given is not None and self.file is not None:
             close_over_forks(self)
 
-    def hush(self, deadline: float, until: ExitStack) -> bool:
+    @property
+    def is_open(self) -> bool:
         """See ``forking.Opener``; of an engine of the application's it is only known how many
         connections are open.
         """
-        return self._given is None or not in_use(self._given.sync_engine.pool, idle=True)
+        return self._given is not None and in_use(self._given.sync_engine.pool, idle=True)
+
+    def hush(self, deadline: float, until: ExitStack) -> bool:
+        """See ``forking.Opener``."""
+        return not self.is_open
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's connections alone and start afresh."""
