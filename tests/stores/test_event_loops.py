@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
 
 from sessionware import SessionManager
 from tests import services
+from tests.databases import drivers, url_of
+
+
+def run_and_drop(work: Coroutine[Any, Any, None]) -> None:
+    """In a loop that is closed without what ``asyncio.run`` does before."""
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(work)
+    finally:
+        loop.close()
 
 
 def test_event_loops_that_have_ended_leave_no_thread_and_no_connection_behind(
@@ -21,7 +36,7 @@ def test_event_loops_that_have_ended_leave_no_thread_and_no_connection_behind(
         # By way of SQLAlchemy's pool.
         await manager.alist_sessions("nobody")
 
-    asyncio.run(use())
+    run_and_drop(use())
     of_the_first = set(threading.enumerate()) - before
     assert of_the_first
     asyncio.run(use())
@@ -33,3 +48,32 @@ def test_event_loops_that_have_ended_leave_no_thread_and_no_connection_behind(
     for thread in set(threading.enumerate()) - before:
         thread.join(5)
     assert set(threading.enumerate()) <= before
+
+
+@drivers("aiosqlite", "asyncpg", "asyncmy")
+def test_an_event_loop_that_ends_closes_its_connections_though_nobody_shuts_the_manager_down(
+    driver: str, table_name: str, request: pytest.FixtureRequest
+) -> None:
+    """A test client without a lifespan, or a server with none. What is left open says so when it is
+    collected, by a ResourceWarning.
+    """
+    manager = SessionManager(
+        secret_key="x" * 40,
+        store=url_of(driver, request),
+        table_name=table_name,
+        purge_interval=None,
+        coherence="validate",
+    )
+    before = set(threading.enumerate())
+
+    async def use() -> None:
+        await asyncio.gather(*(manager.store.aput(f"key {each}", {"a": 1}) for each in range(3)))
+        # By way of SQLAlchemy's pool.
+        await manager.alist_sessions("nobody")
+
+    for _ in range(3):
+        asyncio.run(use())
+        for thread in set(threading.enumerate()) - before:
+            thread.join(5)
+        assert set(threading.enumerate()) <= before
+        gc.collect()

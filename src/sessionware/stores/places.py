@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -35,6 +36,7 @@ class Place:
         self.free = asyncio.Semaphore(connections)
         self.idle: deque[AsyncpgNative | AiosqliteNative] = deque()
         self._usable = not is_memory(engine.url)
+        self._end: AsyncGenerator[None, None] | None = None
 
     async def take(self) -> AsyncpgNative | AiosqliteNative | None:
         """A connection straight to the driver; None if statements go through SQLAlchemy."""
@@ -75,6 +77,29 @@ class Place:
         self.engine.sync_engine.dispose(close=False)
         if self._opened is not None:
             self._opened.end()
+
+    def close_with_loop(self, timeout: float) -> None:
+        """Have it closed at the end of the loop that runs here, if nobody closes it before: whoever
+        ends a loop in good order closes the generators that have begun in it.
+        """
+        self._end = self._until_the_end(timeout)
+        with suppress(StopIteration):
+            self._end.__anext__().__await__().send(None)
+
+    async def _until_the_end(self, timeout: float) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if self not in parents:
+                with suppress(Exception):
+                    async with asyncio.timeout(timeout):
+                        await self.let_go()
+
+    async def close(self) -> None:
+        """In its loop, which may go on without it."""
+        if self._end is not None:
+            await self._end.aclose()
+        await self.let_go()
 
     async def let_go(self) -> None:
         """Close what is not in use."""

@@ -99,7 +99,9 @@ class AsyncSQLStore(SQLBase):
                 raise ConfigurationError([_one_loop()])
             refuse_inherited(self.file)
             place = self._places[loop] = self._new_place()
-            return place
+        if self._given is None:
+            place.close_with_loop(self.timeout)
+        return place
 
     def _let_go_of_closed_loops(self) -> None:
         for loop in list(self._places):
@@ -377,7 +379,7 @@ class AsyncSQLStore(SQLBase):
         """Close the connections of an engine of our own; the application's engine stays open."""
         place = self._places.pop(asyncio.get_running_loop(), None)
         if place is not None and self._given is None:
-            await place.let_go()
+            await place.close()
         with self._lock:
             self._let_go_of_closed_loops()
         if self.stamps is not None:
