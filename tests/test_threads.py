@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from _thread import allocate_lock
 from collections.abc import Iterator
 
 import pytest
@@ -227,13 +228,38 @@ def test_an_idle_thread_holds_on_to_nothing_of_its_last_job(threads: Threads) ->
     assert references[0]() is None
 
 
-def test_threads_that_are_replaced_by_something_else_later_are_refused_with_the_fix(
+class Lock:
+    """A lock that something else than Python has put in the place of its own."""
+
+    def __init__(self) -> None:
+        lock = allocate_lock()
+        self.acquire, self.release = lock.acquire, lock.release
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class GreenletsLock(Lock):
+    __module__ = "gevent.thread"
+
+
+def test_threads_that_gevent_replaces_later_are_refused_with_the_fix(
     threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As gevent does, here under ``gunicorn --preload``: it would hang at the first job."""
-    monkeypatch.setattr(threading, "Lock", threading.RLock)
+    """As under ``gunicorn --preload``: it would hang at the first job."""
+    monkeypatch.setattr(threading, "Lock", GreenletsLock)
     with pytest.raises(ConfigurationError, match=r"SW020 .*monkey\.patch_all"):
         threads.submit(int)
     assert running() == []
     monkeypatch.undo()
+    assert threads.submit(int).result(PATIENCE) == 0
+
+
+def test_locks_that_a_profiler_wraps_later_are_nothing_to_refuse(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "Lock", Lock)
     assert threads.submit(int).result(PATIENCE) == 0

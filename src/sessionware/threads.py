@@ -80,8 +80,8 @@ class Threads:
             crew.waiting.append((future, job))
 
     def _start(self, crew: _Crew) -> None:
-        if type(threading.Lock()) is not type(self._lock):
-            # A lock from before stops the thread in which all of them take turns.
+        if _takes_turns(threading.Lock()) and not _takes_turns(self._lock):
+            # A lock from before stops the one thread that they all share.
             raise ConfigurationError([_patched_late()])
         thread = threading.Thread(target=self._work, args=(crew,), name=self._name, daemon=True)
         try:
@@ -134,6 +134,11 @@ class Threads:
             crew.ending = True
             for seat in crew.idle:
                 seat.signal.release()
+
+
+def _takes_turns(lock: object) -> bool:
+    """Whether it is one for threads that only take turns."""
+    return type(lock).__module__.partition(".")[0] in ("gevent", "eventlet")
 
 
 def _patched_late() -> Finding:
