@@ -158,14 +158,23 @@ class Committer:
         try:
             hit = yield from _patiently(lambda: self._store.remove_flow(row, None, epoch))
         except OutcomeUnknown:
-            # Whoever deleted it: if it is gone, that is what was asked for.
-            left = yield from self._store.reload_flow(row.id)
-            hit = left is None or (yield from self._store.remove_flow(row, None, epoch))
+            hit = yield from self._remove_again(row, epoch)
         if not hit:
             self._events.emit("stale_save_dropped", handle, "the session to be ended was gone")
             state.gone()
             return Lost("the session had ended or was rotated")
         return self._ended(state)
+
+    def _remove_again(self, row: Row, epoch: int | None) -> Flow[bool]:
+        """Whoever deleted it: if it is gone, that is what was asked for."""
+        left = yield from self._store.reload_flow(row.id)
+        if left is not None:
+            if (yield from self._store.remove_flow(row, None, epoch)):
+                return True
+            # The first try may have kept this one waiting.
+            left = yield from self._store.reload_flow(row.id)
+        yield from self._store.made_late_flow((row.sid_hash,))
+        return left is None
 
     def _ended(self, state: SessionState) -> Emptied:
         self._events.emit("ended", state.handle)
@@ -223,6 +232,8 @@ class Committer:
             if attempt:
                 yield Pause(chance.uniform(0.001, 0.01) * attempt)
             current = yield from self._store.reload_flow(loaded.id)
+            if unsure is not None and (current is None or current.version != unsure.version):
+                yield from self._store.made_late_flow((loaded.sid_hash,))
         return (yield from self._write_locked(state, change, loaded, unsure))
 
     def _following(
@@ -274,6 +285,7 @@ class Committer:
             current = yield from self._store.reload_flow(loaded.id)
             if current is None or read_nonce(current.data) != change.nonce:
                 raise
+            yield from self._store.made_late_flow((loaded.sid_hash,))
             verdict = Done(current, getattr(made, "result", None))
         return self._settle(state, change, verdict)
 

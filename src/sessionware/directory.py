@@ -80,7 +80,8 @@ class Directory:
         # Several, where a first save that was given up was carried out after all.
         for row in rows:
             if handle_of(row.data) == handle:
-                ended = (yield from _once_more(partial(self._end, row))) or ended
+                end = partial(self._end, row)
+                ended = (yield from self._once_more(end, (row.sid_hash,))) or ended
         if ended:
             self.events.emit("ended", handle, "revoked")
         return ended
@@ -103,10 +104,23 @@ class Directory:
         if user_id is None:
             return 0
         name = user_name(user_id)
-        hashes = yield from _once_more(lambda: self.store.remove_user_flow(name, kept_id))
+        remove = partial(self.store.remove_user_flow, name, kept_id)
+        hashes = yield from self._once_more(remove, None)
         for _ in hashes:
             self.events.emit("ended", None, "revoked with all of the user's")
         return len(hashes)
+
+    def _once_more(self, flow: Callable[[], Flow[T]], hashes: tuple[bytes, ...] | None) -> Flow[T]:
+        """Ending what has ended already does no harm, so a lost answer is asked for again;
+        ``hashes`` are those of what may have been ended (None: any row's).
+        """
+        try:
+            return (yield from flow())
+        except OutcomeUnknown:
+            pass
+        answer = yield from flow()
+        yield from self.store.made_late_flow(hashes)
+        return answer
 
     def revoke_all_parts(self) -> Parts[int]:
         """End every session of everybody; how many there were. One that begins meanwhile may stay.
@@ -131,15 +145,6 @@ def _loaded_row(session: Session | None) -> Row | None:
         return None
     session.mark_accessed()
     return state_of(session).row
-
-
-def _once_more(flow: Callable[[], Flow[T]]) -> Flow[T]:
-    """Ending what has ended already does no harm, so a lost answer is asked for again."""
-    try:
-        return (yield from flow())
-    except OutcomeUnknown:
-        pass
-    return (yield from flow())
 
 
 def _info(row: Row, handle: str, current: bool) -> SessionInfo:

@@ -91,6 +91,21 @@ async def test_a_change_whose_commit_broke_once_is_made_once(
     assert (scene.rows(), client.token is None) == (bool(left), not left)
 
 
+@pytest.mark.parametrize(("act", "method"), [each[:2] for each in CHANGES.values()], ids=CHANGES)
+async def test_a_change_that_is_found_done_is_announced_again(
+    scene: Scene, act: Act, method: str
+) -> None:
+    """It may have been done after the first announcement, and others have read in between."""
+    client = await session(scene)
+    steps: list[str] = []
+    scene.here.store.listeners.append(lambda hashes: steps.append("announced"))
+    found = preceded_by(lambda: steps.append("found done"))
+    scene.store.script(method, preceded_by(lambda: scene.store.script("reload", found), lost_after))
+    assert (await client.visit(act)).status == 200
+    assert scene.store.finished
+    assert steps == ["announced", "found done", "announced"]
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_a_session_whose_insert_broke_once_is_one_session(scene: Scene, fault: Step) -> None:
     client = Client(scene.here)

@@ -229,6 +229,16 @@ class CachedStore(Clears, KeyedStore):
             with suppress(StoreUnavailable):
                 yield wanted
 
+    def made_late_flow(self, hashes: tuple[bytes, ...] | None) -> Flow[None]:
+        """A change whose answer was lost was made after all, perhaps later than others were told:
+        what was read in between is as it was before. None: of any row.
+        """
+        if hashes is None:
+            self.cache.clear()
+        for sid_hash in hashes or ():
+            self.cache.invalidate(sid_hash)
+        yield from self._tell(hashes)
+
     def _announce(self, hashes: tuple[bytes, ...] | None) -> Call | None:
         """Tell whoever listens here, and have the channel tell others; what the store has to say
         for it.
