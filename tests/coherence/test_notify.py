@@ -25,7 +25,7 @@ import pytest
 from sqlalchemy import make_url
 
 from sessionware import SessionManager
-from sessionware.coherence import notify
+from sessionware.coherence import broadcast, notify
 from sessionware.coherence.broadcast import Broadcast
 from sessionware.coherence.messages import parse
 from sessionware.coherence.notify import NotifyTransport, notify_channel
@@ -346,6 +346,26 @@ def test_where_messages_do_not_arrive_each_hit_asks_and_one_line_says_so(
     (record,) = caplog.records
     assert "SW017" in record.message
     assert "listen_url" in record.message
+
+
+def test_a_network_that_was_too_slow_for_the_first_message_costs_seconds_of_questions(
+    make_manager: Make,
+    postgres_url: str,
+    proxied: str,
+    proxy: Proxy,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It looks like a pooler that loses subscriptions, and may be none."""
+    monkeypatch.setattr(broadcast, "_PROOF_SECONDS", 0.3)
+    manager = make_manager(postgres_url, listen_url=proxied)
+    proxy.delay = 0.5
+    with caplog.at_level(logging.WARNING, "sessionware"):
+        cookie = session(manager, n=1)
+        until(lambda: caplog.records)
+    assert "messages do not arrive" in caplog.text
+    proxy.delay = 0
+    warm(manager, cookie)
 
 
 def test_without_psycopg_each_hit_asks_and_one_line_says_so(

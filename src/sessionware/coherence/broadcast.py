@@ -36,7 +36,7 @@ _NAME: Final = "sessionware-channel"
 
 
 class Unfit(Exception):
-    """This channel can't work here; the text is for a log. It is tried again now and then."""
+    """This channel can't work here; the text is for a log. It is tried again less and less."""
 
 
 class Transport(Protocol):
@@ -239,7 +239,9 @@ def _serve(channel: weakref.ref[Broadcast], service: _Service) -> None:
             if alive is not None:
                 alive.note(error)
             del alive
-            pause = _UNFIT_PAUSE if isinstance(error, Unfit) else min(pause * 2, _LONGEST_PAUSE)
+            # A slow network looks the same at first.
+            longest = _UNFIT_PAUSE if isinstance(error, Unfit) else _LONGEST_PAUSE
+            pause = min(pause * 2, longest)
         finally:
             line.lost()
             transport.disconnect()
@@ -271,7 +273,7 @@ def _prove(service: _Service) -> None:
                 return
             line.hear(text)
         _say_otherwise(service)
-    raise Unfit("messages do not arrive: is there a pooler in between? Set listen_url")
+    raise Unfit("messages do not arrive: is there a pooler before PostgreSQL? Set listen_url")
 
 
 def _converse(service: _Service) -> None:
