@@ -115,6 +115,7 @@ _HINTS = {
     "connection slots": "too many connections",
     "timeout": "no answer in time",
     "timed out": "no answer in time",
+    "max_statement_time": "no answer in time",
 }
 # What "does not exist" is another thing once there is a statement: a table, for example.
 _HINTS_OF_CONNECTING = {"does not exist": "no such database or user"}
