@@ -19,6 +19,7 @@ from .steps import Steps
 
 T = TypeVar("T")
 DRIVERS: Final = frozenset({"asyncpg", "aiosqlite"})
+_CALLING_OFF_SECONDS: Final = 1.0
 
 
 async def connect(engine: AsyncEngine) -> AsyncpgNative | AiosqliteNative | None:
@@ -121,6 +122,13 @@ class AsyncpgNative:
         """It is of no more use."""
         self._driver.terminate()
 
+    async def call_off(self) -> None:
+        """It is of no more use, and the server may still be at it: else it waits for a lock, and
+        then does what was given up, unknown to anybody.
+        """
+        with suppress(Exception):
+            await self._driver.close(timeout=_CALLING_OFF_SECONDS)
+
     async def close(self) -> None:
         await self._driver.close()
 
@@ -170,6 +178,10 @@ class AiosqliteNative:
     def drop(self) -> None:
         """It is of no more use."""
         self._driver.stop()
+
+    async def call_off(self) -> None:
+        """No server goes on with it."""
+        self.drop()
 
     async def close(self) -> None:
         await self._driver.close()

@@ -311,7 +311,7 @@ class AsyncSQLStore(SQLBase):
                     place.idle.append(lent)
                 raise
             except self._broken:
-                lent.drop()
+                await lent.call_off()
                 raise
             except Exception:
                 place.idle.append(lent)
