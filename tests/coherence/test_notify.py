@@ -368,6 +368,16 @@ def test_a_network_that_was_too_slow_for_the_first_message_costs_seconds_of_ques
     warm(manager, cookie)
 
 
+def test_reasons_that_alternate_are_one_log_line_each(
+    make_manager: Make, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = channel_of(make_manager(postgres_url))
+    with caplog.at_level(logging.WARNING, "sessionware"):
+        for error in 3 * [TimeoutError(), ConnectionError()]:
+            channel.note(error)
+    assert len(caplog.records) == 2
+
+
 def test_without_psycopg_each_hit_asks_and_one_line_says_so(
     make_manager: Make,
     postgres_url: str,

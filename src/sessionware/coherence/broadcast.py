@@ -138,7 +138,7 @@ class Broadcast:
         if self._ending is not None:
             self._ending.detach()
         self._lock = threading.Lock()
-        self._noted = ""
+        self._noted: set[str] = set()
         self._renew()
 
     def _renew(self) -> None:
@@ -211,8 +211,8 @@ class Broadcast:
     def note(self, error: Exception) -> None:
         """One log line for each reason; a driver's text may hold an address, so only its type."""
         reason = str(error) if isinstance(error, Unfit) else type(error).__name__
-        if reason != self._noted:
-            self._noted = reason
+        if reason not in self._noted:
+            self._noted.add(reason)
             logger.warning(
                 "SW017 coherence: no channel between processes (%s): each hit asks the database "
                 "until there is one.",
