@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import anyio
@@ -9,13 +10,16 @@ import anyio.to_thread
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 
+from sessionware.errors import OutcomeUnknown, StoreUnavailable
+from sessionware.stores import executing
+from sessionware.stores.protocol import Row
+from sessionware.stores.sql import SQLStore
+from sessionware.testing.support import MINUTE, NOW, following, put
 from tests.apps import Managers
 from tests.byhand import login, storing
 from tests.databases import drivers, url_of
 from tests.faults.watch import TIMEOUT, recovered
 from tests.interleaving import PATIENCE, Act, Client
-
-pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,50 @@ def waiting(connection: Connection, table_name: str) -> int:
     return number
 
 
+@pytest.fixture(params=["url", "engine"])
+def database(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[str | Engine]:
+    """Straight to the driver, and through SQLAlchemy with an engine of the application's."""
+    engine = create_engine(postgres_url)
+    yield postgres_url if request.param == "url" else engine
+    engine.dispose()
+
+
+def test_who_stands_still_in_a_transaction_keeps_its_lock_for_seconds_only(
+    database: str | Engine, postgres_url: str, table_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a machine does that has lost its network, or is frozen."""
+    for name in ("BEGIN", "SHORT"):
+        shorter = getattr(executing, name).replace("5s", "300ms")
+        monkeypatch.setattr(executing, name, shorter)
+    store, other = (SQLStore(each, table_name=table_name) for each in (database, postgres_url))
+    store.prepare()
+    row = put(store)
+    locked, freed = threading.Event(), threading.Event()
+    outcome: list[Exception | None] = []
+
+    def decide(current: Row | None) -> tuple[Row, None]:
+        locked.set()
+        freed.wait(PATIENCE)
+        return following(row), None
+
+    def alter() -> None:
+        try:
+            outcome.append(store.alter(row, decide, NOW, NOW + MINUTE))
+        except StoreUnavailable as error:
+            outcome.append(error)
+
+    frozen = threading.Thread(target=alter)
+    frozen.start()
+    assert locked.wait(PATIENCE)
+    assert other.replace(row, following(row), NOW)
+    freed.set()
+    frozen.join()
+    assert isinstance(outcome[0], OutcomeUnknown)
+    assert store.replace(following(row), following(following(row)), NOW)
+    for each in (store, other):
+        each.close()
+
+
 CHANGES: dict[str, Act] = {
     "save": storing(a=1),
     "login": login("alice"),
@@ -60,6 +108,7 @@ CHANGES: dict[str, Act] = {
 
 @pytest.mark.parametrize("act", CHANGES.values(), ids=CHANGES)
 @drivers("asyncpg", "pymysql", "asyncmy")
+@pytest.mark.anyio
 async def test_a_change_that_was_given_up_is_not_made_when_the_lock_is_gone(
     driver: str,
     request: pytest.FixtureRequest,

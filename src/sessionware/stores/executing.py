@@ -23,6 +23,10 @@ from .statements import Gives, Script, Step, T, Text, worded
 DRIVERS: Final = frozenset({"pysqlite", "psycopg"})
 # Of an application's engine, while it is ours. Rows that come by and by take a transaction.
 OPTIONS: Final = {"isolation_level": "AUTOCOMMIT", "stream_results": False, "yield_per": None}
+# The server learns after hours that a client has gone without a word, and its locks keep others
+# waiting for as long. Said in each transaction, for a pooler gives the connection to others.
+SHORT: Final = "SET LOCAL idle_in_transaction_session_timeout = '5s'"
+BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; {SHORT}"
 
 
 class Executor(Protocol):
@@ -126,6 +130,15 @@ class Straight:
             failure = self._as_sqlalchemys(error)
         raise failure
 
+    def _begin(self) -> None:
+        try:
+            # Two statements, which can't be prepared.
+            self._cursor.execute(BEGIN, prepare=False)
+            return
+        except self._errors as error:
+            failure = self._as_sqlalchemys(error)
+        raise failure
+
     def _as_sqlalchemys(self, error: Any) -> DBAPIError:
         """The exception that SQLAlchemy would have raised, but for statement and parameters."""
         failure = DBAPIError.instance(
@@ -144,9 +157,11 @@ class Straight:
     def transaction(self) -> Iterator[None]:
         # A deferred transaction of SQLite's can fail on its first write (SQLITE_BUSY_SNAPSHOT).
         sqlite = self.dialect.name == "sqlite"
-        begin = "BEGIN IMMEDIATE" if sqlite else "BEGIN ISOLATION LEVEL READ COMMITTED"
-        self.perform(Text(begin))
+        if sqlite:
+            self.perform(Text("BEGIN IMMEDIATE"))
         try:
+            if not sqlite:
+                self._begin()
             yield
             self.perform(Text("COMMIT"))
         except BaseException:
@@ -216,4 +231,15 @@ class Through:
             connection.rollback()
         connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():
+            if connection.dialect.name == "postgresql":
+                _shorten(connection)
             yield
+
+
+def _shorten(connection: Connection) -> None:
+    """By the driver's cursor: whoever listens to the engine has not asked for it."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(SHORT)
+    finally:
+        cursor.close()

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..flows import Call
 from .aiosqlites import is_open
-from .executing import Straight
+from .executing import BEGIN, Straight
 from .operating import IN_TRANSACTION, run_method, run_together
 from .statements import Gives, Script, Step, Text, worded
 from .steps import Steps
@@ -134,8 +134,8 @@ class AsyncpgNative:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
-        await self._perform(Text("BEGIN ISOLATION LEVEL READ COMMITTED"))
         try:
+            await self._perform(Text(BEGIN))
             yield
             await self._perform(Text("COMMIT"))
         except BaseException:
