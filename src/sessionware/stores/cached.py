@@ -134,10 +134,6 @@ class CachedStore(Clears, KeyedStore):
 
     # The store protocol. Order on a write: commit, then the cache; an unknown outcome evicts.
 
-    def prepare_flow(self) -> Flow[None]:
-        """Make the store ready; every use does so by itself."""
-        yield Call("prepare")
-
     def load_flow(self, sid_hash: bytes, now: int) -> Flow[Found]:
         """See ``Store.load``."""
         if self.channel.due():
@@ -164,10 +160,6 @@ class CachedStore(Clears, KeyedStore):
             self.cache.fill(sid_hash, token, found, mark)
         return found
 
-    def look_after_flow(self) -> Flow[None]:
-        """Look after the channel, where that is due."""
-        yield Call("look_after_stamps")
-
     def _retimed(self, sid_hash: bytes, cached: Row, stamp: Stamp) -> Row:
         """Touches move the times without a version: take over what the stamp says."""
         if (stamp.last_seen, stamp.expires_at) == (cached.last_seen, cached.expires_at):
@@ -175,16 +167,6 @@ class CachedStore(Clears, KeyedStore):
         row = cached._replace(last_seen=stamp.last_seen, expires_at=stamp.expires_at)
         self.cache.retime(sid_hash, row)
         return row
-
-    def reload_flow(self, row_id: int) -> Flow[Row | None]:
-        """See ``Store.reload``; never from the cache."""
-        answer: Row | None = yield Call("reload", (row_id,))
-        return answer
-
-    def stamp_flow(self, sid_hash: bytes) -> Flow[Stamp | None]:
-        """See ``Store.stamp``; never from the cache."""
-        answer: Stamp | None = yield Call("stamp", (sid_hash,))
-        return answer
 
     def _changing(
         self, method: str, args: tuple[Any, ...], *hashes: bytes
@@ -352,11 +334,6 @@ class CachedStore(Clears, KeyedStore):
                 self.cache.invalidate(row.sid_hash)
         return hit
 
-    def user_rows_flow(self, user_id: str, now: int) -> Flow[list[Row]]:
-        """See ``Store.user_rows``; never from the cache."""
-        answer: list[Row] = yield Call("user_rows", (user_id, now))
-        return answer
-
     def remove_user_flow(self, user_id: str, keep: int | None = None) -> Flow[list[bytes]]:
         """See ``Store.remove_user``."""
         try:
@@ -372,59 +349,14 @@ class CachedStore(Clears, KeyedStore):
             yield from self._tell(tuple(hashes))
         return hashes
 
-    def count_flow(self, now: int) -> Flow[int]:
-        """See ``Store.count``."""
-        answer: int = yield Call("count", (now,))
-        return answer
-
-    def claim_flow(self, key: bytes, now: int, until: int) -> Flow[bool]:
-        """See ``Store.claim``."""
-        answer: bool = yield Call("claim", (key, now, until))
-        return answer
-
-    def take_over_flow(self, key: bytes, now: int, until: int, latest: int) -> Flow[bool]:
-        """See ``Store.claim``, which takes its place where the store has none of its own."""
-        if not self.offers("take_over"):
-            return (yield from self.claim_flow(key, now, until))
-        answer: bool = yield Call("take_over", (key, now, until, latest))
-        return answer
-
-    def release_flow(self, key: bytes, until: int) -> Flow[bool]:
-        """See ``Store.release``."""
-        answer: bool = yield Call("release", (key, until))
-        return answer
-
-    def purge_flow(self, now: int, limit: int, exact: bool = False) -> Flow[int]:
-        """See ``Store.purge``; what it deletes has expired, and no cached row outlives that."""
-        answer: int = yield Call("purge", (now, limit, True) if exact else (now, limit))
-        return answer
-
-    def purge_retired_flow(self, now: int, limit: int) -> Flow[int]:
-        """See ``Store.purge``; 0 where the store has left none."""
-        if not self.offers("purge_retired"):
-            return 0
-        answer: int = yield Call("purge_retired", (now, limit))
-        return answer
-
-    prepare, aprepare = twins(prepare_flow)
-    look_after, alook_after = twins(look_after_flow)
     load, aload = twins(load_flow)
-    reload, areload = twins(reload_flow)
-    stamp, astamp = twins(stamp_flow)
     insert, ainsert = twins(insert_flow)
     replace, areplace = twins(replace_flow)
     rotate, arotate = twins(rotate_flow)
     alter, aalter = twins(alter_flow)
     touch, atouch = twins(touch_flow)
     remove, aremove = twins(remove_flow)
-    user_rows, auser_rows = twins(user_rows_flow)
     remove_user, aremove_user = twins(remove_user_flow)
-    count, acount = twins(count_flow)
-    claim, aclaim = twins(claim_flow)
-    take_over, atake_over = twins(take_over_flow)
-    release, arelease = twins(release_flow)
-    purge, apurge = twins(purge_flow)
-    purge_retired, apurge_retired = twins(purge_retired_flow)
 
     def forget_key(self, sid_hash: bytes) -> None:
         self.cache.unbury(sid_hash)

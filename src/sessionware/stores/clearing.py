@@ -7,21 +7,15 @@ from typing import Any
 
 from ..cache import RowCache
 from ..errors import OutcomeUnknown, StoreUnavailable
-from ..flows import Call, Flow, Part, Parts, Pause, T, part_twins
+from ..flows import Call, Flow, Part, Parts, Pause, part_twins
 from ..pacing import HASTY_TARGET, Pace
+from .uncached import Uncached
 
 
-class Clears:
+class Clears(Uncached):
     """The part of a ``CachedStore`` that deletes every row."""
 
-    store: Any
     cache: RowCache
-
-    def run(self, flow: Flow[T], /) -> T:
-        raise NotImplementedError
-
-    async def arun(self, flow: Flow[T], /) -> T:
-        raise NotImplementedError
 
     def _announce(self, hashes: tuple[bytes, ...] | None) -> Call | None:
         raise NotImplementedError
@@ -33,10 +27,6 @@ class Clears:
     def batch(self) -> int:
         """How many rows the store deletes at a time at the most."""
         return int(getattr(self.store, "purge_batch", 1000))
-
-    def offers(self, method: str) -> bool:
-        """Whether the store has a method, or its twin, that it may leave out."""
-        return hasattr(self.store, method) or hasattr(self.store, "a" + method)
 
     def remove_all_parts(self) -> Parts[int]:
         """See ``Store.remove_all``. What begins meanwhile may stay."""
