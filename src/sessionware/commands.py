@@ -57,9 +57,11 @@ def add_commands(group: click.Group, ask: Ask) -> None:
         click.echo(_counted(ask("revoke_user", user), "ended"))
 
     @group.command("revoke-all")
-    @click.confirmation_option(prompt="Log everybody out?", help="Don't ask first.")
-    def revoke_all() -> None:
+    @click.option("--yes", is_flag=True, help="Don't ask first.")
+    def revoke_all(yes: bool) -> None:
         """End the sessions of everybody."""
+        if not yes:
+            click.confirm("Log everybody out?", abort=True)
         click.echo(_counted(ask("revoke_all"), "ended"))
 
     @group.command("purge")

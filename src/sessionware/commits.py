@@ -173,7 +173,7 @@ class Committer:
                 return True
             # The first try may have kept this one waiting.
             left = yield from self._store.reload_flow(row.id)
-        yield from self._store.made_late_flow((row.sid_hash,))
+        yield from self._store.telling_late((row.sid_hash,))
         return left is None
 
     def _ended(self, state: SessionState) -> Emptied:
@@ -233,7 +233,7 @@ class Committer:
                 yield Pause(chance.uniform(0.001, 0.01) * attempt)
             current = yield from self._store.reload_flow(loaded.id)
             if unsure is not None and (current is None or current.version != unsure.version):
-                yield from self._store.made_late_flow((loaded.sid_hash,))
+                yield from self._store.telling_late((loaded.sid_hash,))
         return (yield from self._write_locked(state, change, loaded, unsure))
 
     def _following(
@@ -285,7 +285,7 @@ class Committer:
             current = yield from self._store.reload_flow(loaded.id)
             if current is None or read_nonce(current.data) != change.nonce:
                 raise
-            yield from self._store.made_late_flow((loaded.sid_hash,))
+            yield from self._store.telling_late((loaded.sid_hash,))
             verdict = Done(current, getattr(made, "result", None))
         return self._settle(state, change, verdict)
 

@@ -119,7 +119,7 @@ class Directory:
         except OutcomeUnknown:
             pass
         answer = yield from flow()
-        yield from self.store.made_late_flow(hashes)
+        yield from self.store.telling_late(hashes)
         return answer
 
     def revoke_all_parts(self) -> Parts[int]:

@@ -211,7 +211,7 @@ class CachedStore(Clears, KeyedStore):
             with suppress(StoreUnavailable):
                 yield wanted
 
-    def made_late_flow(self, hashes: tuple[bytes, ...] | None) -> Flow[None]:
+    def telling_late(self, hashes: tuple[bytes, ...] | None) -> Flow[None]:
         """A change whose answer was lost was made after all, perhaps later than others were told:
         what was read in between is as it was before. None: of any row.
         """
