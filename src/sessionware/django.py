@@ -175,12 +175,17 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             if not dict.__len__(own) or self._renewal_due(own):
                 dict.__setitem__(own, _KEPT, True)
                 own.note_written((_KEPT,))
+            row = state.row
             try:
                 yield Call("save", (own,))
             except SessionGone:
                 raise UpdateError from None
             finally:
                 kept = dict.pop(own, _KEPT, False)
+            # Nothing was written. The middleware sends the cookie again all the same, and a late
+            # one must not replace that of a parallel login.
+            if row is not None and state.row is row and not (yield Call("stands", (own,))):
+                raise UpdateError
             if kept:
                 _forget_kept(state)
             if state.row is not None:

@@ -299,6 +299,27 @@ def test_a_session_that_ended_meanwhile_makes_it_a_bad_request(
     assert database.count() == 0
 
 
+def saying_that_it_was_modified(request: Request) -> None:
+    request.session.modified = True
+
+
+@pytest.mark.parametrize("end", ["flush", "cycle_key"])
+@pytest.mark.parametrize("save", [saying_that_it_was_modified, storing(a=1)])
+def test_a_late_save_without_a_change_does_not_bring_the_old_cookie_back(
+    browser: Browser, database: Database, end: str, save: Callable[[Request], None]
+) -> None:
+    browser.visit(storing(a=1))
+    tab = browser.twin()
+
+    def slow(request: Request) -> None:
+        request.session.get("a")
+        tab.visit(lambda other: getattr(other.session, end)())
+        save(request)
+
+    answer = browser.visit(slow)
+    assert (answer.status, answer.cookie) == (400, None)
+
+
 @pytest.mark.parametrize("status", [500, 503])
 def test_a_failed_response_saves_nothing(browser: Browser, database: Database, status: int) -> None:
     def fail(request: Request) -> HttpResponse:
