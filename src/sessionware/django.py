@@ -9,8 +9,8 @@ from __future__ import annotations
 # Django has no types: neither its imports nor its twins can be checked.
 # mypy: disable-error-code="import-untyped"
 # pyright: reportAssignmentType=false
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -249,6 +249,31 @@ class SessionStore(SessionBase):  # type: ignore[misc]
                 began = row.created_at
         return min(age, max(0, -(-(began + absolute - now) // 1000)))
 
+    def __delitem__(self, key: str) -> None:
+        # In Django a key that is not there changes nothing: `set_expiry(None)` asks for one.
+        if not dict.__contains__(self._session, key):
+            raise KeyError(key)
+        super().__delitem__(key)
+
+    @contextmanager
+    def _popping(self) -> Iterator[None]:
+        """Django's own ``pop`` says of a key that is not there that nothing was modified, which
+        would hold for what is changed inside a value later on.
+        """
+        before = self._modified
+        try:
+            yield
+        finally:
+            self._modified = self._modified or before
+
+    def pop(self, key: str, *default: Any, **named: Any) -> Any:
+        with self._popping():
+            return super().pop(key, *default, **named)
+
+    async def apop(self, key: str, *default: Any, **named: Any) -> Any:
+        with self._popping():
+            return await super().apop(key, *default, **named)
+
     def clear(self) -> None:
         """Empty the session; no I/O."""
         own = self._own()
@@ -298,6 +323,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         Raises ``UpdateError`` if the session ended meanwhile and, with ``must_create``,
         ``CreateError`` if it is stored already.
         """
+        self.accessed = True
         own = yield from self._tied()
         if must_create and state_of(own).row is not None:
             raise CreateError

@@ -55,6 +55,51 @@ def test_a_nested_change_is_saved(browser: Browser) -> None:
     assert browser.visit(lambda request: len(request.session["cart"])).cookie is None
 
 
+def test_a_nested_change_after_a_pop_of_nothing_is_saved(browser: Browser) -> None:
+    """For Django such a pop says that nothing was modified."""
+
+    def change(request: Request) -> None:
+        request.session.pop("notice", None)
+        request.session["cart"].append("tea")
+
+    browser.visit(storing(cart=[]))
+    browser.visit(change)
+    assert browser.content() == {"cart": ["tea"]}
+
+
+@pytest.mark.anyio
+async def test_a_nested_change_after_a_pop_of_nothing_is_saved_in_an_async_view(
+    browser: Browser,
+) -> None:
+    async def change(request: Request) -> None:
+        await request.session.apop("notice", None)
+        (await request.session.aget("cart")).append("tea")
+
+    async def store(request: Request) -> None:
+        await request.session.aset("cart", [])
+
+    async def content(request: Request) -> object:
+        return dict(await request.session.aitems())
+
+    await browser.avisit(store)
+    await browser.avisit(change)
+    assert (await browser.avisit(content)).result == {"cart": ["tea"]}
+
+
+def test_a_deletion_of_nothing_sends_no_cookie(browser: Browser) -> None:
+    browser.visit(storing(a=1))
+    assert browser.visit(lambda request: request.session.set_expiry(None)).cookie is None
+    assert browser.visit(lambda request: request.session.pop("b", None)).cookie is None
+
+
+def test_a_save_is_an_access(browser: Browser) -> None:
+    def save(request: Request) -> None:
+        request.session.save()
+        request.session.modified = False
+
+    assert browser.visit(save).headers["Vary"] == "Cookie"
+
+
 def test_an_application_can_still_say_that_nothing_is_to_be_saved(browser: Browser) -> None:
     browser.visit(storing(cart=[]))
 
