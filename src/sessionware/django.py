@@ -315,7 +315,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         own.update(content)
         self._session_cache = own
         yield from self._write(own)
-        self.modified = True
+        self.accessed = self.modified = True
 
     def save_flow(self, must_create: bool = False) -> Flow[None]:
         """Commit the changes, each key for itself.

@@ -92,9 +92,10 @@ def test_a_deletion_of_nothing_sends_no_cookie(browser: Browser) -> None:
     assert browser.visit(lambda request: request.session.pop("b", None)).cookie is None
 
 
-def test_a_save_is_an_access(browser: Browser) -> None:
+@pytest.mark.parametrize("method", ["save", "create"])
+def test_a_save_is_an_access(browser: Browser, method: str) -> None:
     def save(request: Request) -> None:
-        request.session.save()
+        getattr(request.session, method)()
         request.session.modified = False
 
     assert browser.visit(save).headers["Vary"] == "Cookie"
