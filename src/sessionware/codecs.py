@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, NoReturn, Protocol
 
 import msgspec
 
-from .errors import CorruptRecord, SerializationError
+from .errors import CorruptRecord, SerializationError, SessionTooLarge
 from .tags import (
     BY_KIND,
     BY_NAME,
@@ -110,6 +110,12 @@ def encodes_to(value: Any, payload: bytes) -> bool:
     same = buffer == payload
     _buffers.append(buffer)
     return same
+
+
+def too_large(codec: Codec, content: Mapping[Any, Any], size: int, limit: int) -> SessionTooLarge:
+    """The error that names the largest keys."""
+    sizes = ((str(key), len(codec.fingerprint(value))) for key, value in dict(content).items())
+    return SessionTooLarge(size, limit, sorted(sizes, key=lambda pair: pair[1], reverse=True)[:3])
 
 
 class _Packer:

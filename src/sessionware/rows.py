@@ -8,9 +8,9 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
-from .codecs import Codec
+from .codecs import Codec, too_large
 from .comparing import Exactly
-from .errors import CorruptRecord, SessionTooLarge
+from .errors import CorruptRecord
 from .lifetimes import DEFAULT_EXPIRY, Lifetimes
 from .merging import Delta, diff, merge
 from .records import NO_OWNER, Expiry, Header, RecordFormat, read_header, read_nonce
@@ -303,9 +303,7 @@ class RowMaker:
         """Content as it is stored. Raises ``SessionTooLarge`` and ``SerializationError``."""
         payload, rich = self.codec.encode(content)
         if len(payload) > self.max_bytes:
-            sizes = ((str(key), len(self.codec.fingerprint(content[key]))) for key in content)
-            largest = sorted(sizes, key=lambda pair: pair[1], reverse=True)[:3]
-            raise SessionTooLarge(len(payload), self.max_bytes, largest)
+            raise too_large(self.codec, content, len(payload), self.max_bytes)
         return payload, rich
 
 

@@ -274,15 +274,16 @@ def test_a_lifetime_that_is_none_is_refused_and_nothing_changes(
 
 def test_a_value_that_is_too_large_is_refused_and_the_old_one_stays(store: CachedStore) -> None:
     store.put("key", VALUE)
-    large = {"text": "x" * 65_536}
+    large = {"note": "", "text": "x" * 65_536}
 
     for write in (
         functools.partial(store.put, "key", large),
         functools.partial(store.save, "key", large),
         functools.partial(store.create, large),
     ):
-        with pytest.raises(SessionTooLarge):
+        with pytest.raises(SessionTooLarge, match="largest keys: 'text' ") as caught:
             write()
+        assert [name for name, _ in caught.value.largest] == ["text", "note"]
 
     assert store.get("key") == VALUE
     assert store.size() == 1

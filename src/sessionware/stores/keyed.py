@@ -9,8 +9,8 @@ from typing import Any
 
 from .. import clock
 from ..chance import eight_bytes
-from ..codecs import Codec
-from ..errors import Contention, DuplicateKey, SessionTooLarge, StoreUnavailable
+from ..codecs import Codec, too_large
+from ..errors import Contention, DuplicateKey, StoreUnavailable
 from ..flows import Flow, Parts, Pause, T, part_twins, twins
 from ..lifetimes import DEFAULT_EXPIRY
 from ..records import HANDLE_BYTES, NO_OWNER, Header, RecordFormat
@@ -216,7 +216,7 @@ class KeyedStore:
     def _data(self, value: Mapping[Any, Any], sid_hash: bytes, renewed: int) -> bytes:
         payload, rich = self.codec.encode(value)
         if len(payload) > self.max_value_bytes:
-            raise SessionTooLarge(len(payload), self.max_value_bytes, [])
+            raise too_large(self.codec, value, len(payload), self.max_value_bytes)
         header = Header(
             nonce=eight_bytes(),
             handle=os.urandom(HANDLE_BYTES),
