@@ -177,7 +177,9 @@ class _Exchange:
                 return self._begin(message, failed=False, looked=True)
             self.started = True
             if session.accessed:
-                message["headers"] = add_vary_cookie(message.get("headers", ()))
+                # The application may send the same message, a constant, with each response.
+                headers = add_vary_cookie(message.get("headers", ()))
+                message = {**message, "headers": headers}
             return self._send(message)
         if kind not in _BEGINNINGS:
             return self._send(message)
@@ -232,11 +234,12 @@ class _Exchange:
                 manager.note_scheme(self._scope.get("scheme", "http"))
         if closing.vary:
             headers = message.get("headers", ())
-            message["headers"] = (
-                add_vary_cookie(headers)
+            message = {
+                **message,
+                "headers": add_vary_cookie(headers)
                 if set_cookie is None
-                else with_session(headers, set_cookie, manager.cookies.name)
-            )
+                else with_session(headers, set_cookie, manager.cookies.name),
+            }
         await self._send(message)
 
     async def _begin_without_headers(self, message: Message) -> None:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from sessionware import Session, SessionMiddleware, manager_of, session_of
+from sessionware import MemoryStore, Session, SessionMiddleware, manager_of, session_of
 from tests.apps import COOKIE, SECRET, Browser, attributes
 from tests.asgi.site import Act, Site, Visitor, in_turn
 
@@ -398,3 +398,22 @@ async def test_header_lists_that_an_app_sends_again_and_again_do_not_grow(
         assert (len(answer.headers), len(answer.set_cookies)) == (4, 1)
     await wrapped.manager.ashutdown()
     assert constant == kind([(b"x-app", b"1")])
+
+
+@pytest.mark.parametrize("used", [dict, lambda session: session.update(a=1)])
+async def test_a_message_that_an_app_sends_again_and_again_carries_no_cookie_to_another_browser(
+    used: Act,
+) -> None:
+    headers = [(b"x-app", b"1")]
+    constant: Message = {"type": "http.response.start", "status": 200, "headers": headers}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/":
+            used(scope["session"])
+        await send(constant)
+        await send({"type": "http.response.body"})
+
+    wrapped = SessionMiddleware(app, SECRET, store=MemoryStore())
+    await Browser(wrapped).get("/")
+    answer = await Browser(wrapped).get("/other")
+    assert (answer.headers, answer.set_cookies) == (headers, [])
