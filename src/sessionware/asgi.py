@@ -105,7 +105,11 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
         manager = self.manager
-        presented = self._recognize(scope["headers"])
+        headers = scope["headers"]
+        if headers.__class__ is not list:
+            # Any iterable will do in ASGI: the application is to have something left to read.
+            headers = scope["headers"] = list(headers)
+        presented = self._recognize(headers)
         client = _client(scope) if self._records_client else NOBODY
         outermost, may_fold = self._surroundings
         if scope.get("app") is not outermost:

@@ -211,6 +211,23 @@ async def test_a_server_may_leave_out_what_asgi_makes_optional(
     assert b"set-cookie" in dict(sent[0]["headers"])
 
 
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+async def test_the_headers_may_be_of_any_kind_and_are_there_for_the_application_too(
+    make_manager: Managers, kind: Callable[[Any], Any]
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"]["agent"] = dict(scope["headers"])[b"user-agent"].decode()
+        await Response(scope["session"]["agent"])(scope, receive, send)
+
+    wrapped = SessionMiddleware(app, manager=make_manager(record_client=True))
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        await wrapped({**scope, "headers": kind(scope["headers"])}, receive, send)
+
+    answer = await Browser(server).get("/", headers=[("User-Agent", "Check/1")])
+    assert (answer.body, len(answer.set_cookies)) == (b"Check/1", 1)
+
+
 def test_the_end_of_the_lifespan_closes_the_store_it_owns(test_client_factory: Client) -> None:
     store = CountingStore()
     app = Starlette(
