@@ -206,6 +206,28 @@ def open_any(url: str) -> Any:
     return AsyncSQLStore(url) if "+" in url else SQLStore(url)
 
 
+@pytest.mark.parametrize("drivername", ["sqlite", "sqlite+aiosqlite"])
+def test_a_relative_path_means_the_file_of_the_first_use_in_another_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drivername: str
+) -> None:
+    """The engine may be another one by then: each event loop, for one, has its own."""
+    store = CachedStore(open_any(f"{drivername}:///sessions.db"))
+
+    async def stored(**value: int) -> Any:
+        if value:
+            await store.aput("key", value)
+        found = await store.aget("key")
+        await store.aclose()
+        return found
+
+    assert anyio.run(functools.partial(stored, a=1)) == {"a": 1}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert anyio.run(stored) == {"a": 1}
+    assert list(elsewhere.iterdir()) == []
+
+
 @pytest.mark.parametrize("folder", ["missing/folder", "a file", "/proc"])
 @pytest.mark.parametrize("drivername", ["sqlite", "sqlite+aiosqlite"])
 def test_a_folder_that_cannot_be_written_to_is_a_store_that_is_unavailable(

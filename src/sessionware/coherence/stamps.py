@@ -94,6 +94,11 @@ class StampFile:
         self._noted = ""
 
     @property
+    def database(self) -> str:
+        """The path of the database; from the first look on absolute."""
+        return self._database
+
+    @property
     def path(self) -> str:
         """Where the file is: beside the database itself, not beside a link to it."""
         return os.path.realpath(self._database) + "-stamps"

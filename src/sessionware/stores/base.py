@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
@@ -66,8 +67,6 @@ class SQLBase:
         self.table_name = table_name
         self._create_table = create_table
         self._connections = connections
-        # The SQLite file, if it is one.
-        self.file: str | None = None
         self.stamps: StampFile | None = None
         self._grouped: frozenset[str] = frozenset()
         self._bulk: Bulk | None = None
@@ -77,13 +76,28 @@ class SQLBase:
         """Which database it is."""
         return self._url
 
+    @property
+    def file(self) -> str | None:
+        """The SQLite file, if it is one."""
+        return None if self.stamps is None else self.stamps.database
+
+    @property
+    def _address(self) -> URL:
+        """The URL for an engine. Where that is made anew, in a child or another event loop for
+        example, a relative path still means the file that was used first.
+        """
+        file, url = self.file, self._url
+        if file is None or not os.path.isabs(file) or "uri" in url.query:
+            return url
+        return url.set(database=file)
+
     def _take_url(self, url: URL) -> None:
         self._url = url
         backend = url.get_backend_name()
         self._grouped = methods_of(backend, url.get_driver_name())
         if backend == "sqlite":
-            self.file = file_of(url.database, url.query)
-            self.stamps = None if self.file is None else StampFile(self.file)
+            file = file_of(url.database, url.query)
+            self.stamps = None if file is None else StampFile(file)
         elif self._grouped:
             self._bulk = Bulk(self.steps.schema, url.get_dialect()())
 

@@ -152,9 +152,10 @@ class SQLStore(SQLBase):
                     theirs = self._given.execution_options(**OPTIONS)
                     self._ready = (theirs, None)
                 else:
-                    create_private_file(self._url)
+                    address = self._address
+                    create_private_file(address)
                     engine = make_engine(
-                        self._url, timeout=self.timeout, connections=self._connections
+                        address, timeout=self.timeout, connections=self._connections
                     )
                     lender = Lender(engine, self.connections, self.timeout)
                     self._lenders.add(lender)

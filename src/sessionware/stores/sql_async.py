@@ -116,7 +116,7 @@ class AsyncSQLStore(SQLBase):
             if self.file is not None:
                 opened = Opened(self.file, self.timeout)
             engine = make_async_engine(
-                self._url, timeout=self.timeout, connections=self._connections, opened=opened
+                self._address, timeout=self.timeout, connections=self._connections, opened=opened
             )
         return Place(engine, self._prepared, self._connections, opened)
 
@@ -133,7 +133,7 @@ class AsyncSQLStore(SQLBase):
             if place.prepared:
                 return
             if self._given is None:
-                await asyncio.to_thread(create_private_file, self._url)
+                await asyncio.to_thread(create_private_file, self._address)
             await self.aexecute(lambda _, connection: self.make_tables(connection))
             await self.alook_after_stamps()
             place.prepared = True
