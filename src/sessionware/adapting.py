@@ -98,7 +98,9 @@ def is_loaded_outside(outer: object, manager: SessionManager) -> bool:
     Raises ``ConfigurationError`` if another middleware owns the same cookie.
     """
     link = outer.tie if isinstance(outer, Session) else None
-    if not isinstance(link, SessionState):
+    if not isinstance(link, SessionState) or link.started:
+        # Where the response has begun, it is that of an earlier request in the same scope or
+        # environ: some callers keep one and use it again.
         return False
     if link.manager is manager:
         return True

@@ -117,6 +117,21 @@ async def test_the_same_manager_twice_loads_once_and_sends_one_cookie(
     assert manager.store.store.loads == 1
 
 
+async def test_a_scope_that_is_used_again_is_that_of_a_new_request(make_manager: Managers) -> None:
+    app = behind(make_manager())
+    kept: Scope = {}
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.update(scope)
+        await app(kept, receive, send)
+
+    browser = Browser(server)
+    for asked in ("a=1", "b=2", "c=3"):
+        await browser.get(f"/write?{asked}")
+    answer = await Browser(app, browser.token).get("/write")
+    assert answer.json() == {"a": "1", "b": "2", "c": "3"}
+
+
 async def test_different_cookie_names_are_different_sessions_and_the_inner_one_is_seen(
     make_manager: Managers,
 ) -> None:

@@ -99,6 +99,19 @@ def test_a_middleware_inside_another_of_the_same_manager_leaves_the_work_to_it(
     assert browser.get("/read").json() == {"a": "1"}
 
 
+def test_an_environ_that_is_used_again_is_that_of_a_new_request(site: WsgiSite) -> None:
+    kept: WSGIEnvironment = {}
+
+    def server(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        kept.update(environ)
+        return site.app(kept, start_response)
+
+    browser = WsgiBrowser(server)
+    for asked in ("a=1", "b=2", "c=3"):
+        browser.get(f"/write?{asked}", validated=False)
+    assert site.browser(browser.token).content() == {"a": "1", "b": "2", "c": "3"}
+
+
 def test_two_middlewares_with_the_same_cookie_and_different_managers_are_refused(
     make_manager: MakeManager,
 ) -> None:
