@@ -170,6 +170,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         """Commit; raises ``UpdateError`` if the session ended meanwhile."""
         state = state_of(own)
         before = self.session_key
+        if self._is_over(state):
+            return
         while True:
             own.set_expiry(self._lifetime(dict.get(own, _EXPIRY)))
             if not dict.__len__(own) or self._renewal_due(own):
@@ -194,6 +196,15 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         self._take_key(state)
         if self.session_key != before:
             self._modified = True
+
+    def _is_over(self, state: SessionState) -> bool:
+        """Whether an earlier save of this request has ended the session by an expiry in the past:
+        the middleware saves once more.
+        """
+        if state.row is None or state.row.expires_at > clock.now():
+            return False
+        age: int = super().get_expiry_age()
+        return age <= 0
 
     def _renewal_due(self, own: Session) -> bool:
         """Whether a save without a change has to renew the lifetime, as it does in Django."""

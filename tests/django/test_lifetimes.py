@@ -81,6 +81,19 @@ def test_an_expiry_in_the_past_ends_the_session(browser: Browser) -> None:
         assert browser.content() == {}
 
 
+@pytest.mark.parametrize("past", [-1, timedelta(days=-1)])
+def test_an_expiry_in_the_past_may_be_saved_by_hand(browser: Browser, past: Any) -> None:
+    def end(request: Request) -> None:
+        request.session.set_expiry(past)
+        request.session.save()
+
+    browser.visit(storing(a=1))
+    answer = browser.visit(end)
+    assert answer.status == 200
+    assert answer.cookie["max-age"] < 0
+    assert browser.content() == {}
+
+
 def test_a_session_of_the_browsers_run_has_a_cookie_without_max_age(
     browser: Browser, clock: Clock, configure: Configure
 ) -> None:
