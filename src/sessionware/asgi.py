@@ -27,7 +27,7 @@ from .headers import add_vary_cookie, sets_cookie, with_session
 from .manager import SessionManager
 from .rows import NOBODY
 from .session import NoSession, Session
-from .states import CookieDue, SessionState
+from .states import CookieDue, SessionState, state_of
 
 if TYPE_CHECKING:
     from starlette.datastructures import Secret
@@ -212,6 +212,8 @@ class _Exchange:
             # Logged out means logged out; a store that fails at it has been reported.
             with suppress(StoreUnavailable):
                 await self._manager.afinish(self._session, failed=True)
+        # Whoever tries again with the same scope begins a new request.
+        state_of(self._session).started = True
         if not (self._store_failed or is_from(error, StoreUnavailable)):
             return False
         await self._unavailable()

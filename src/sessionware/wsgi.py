@@ -26,6 +26,7 @@ from .headers import with_session_wsgi
 from .manager import SessionManager
 from .rows import NOBODY
 from .session import NoSession, Session
+from .states import state_of
 from .tracking import unattached
 
 if TYPE_CHECKING:
@@ -300,6 +301,8 @@ class _Exchange:
         if self._begun:
             return False
         self._end_session()
+        # Whoever tries again with the same environ begins a new request.
+        state_of(self._session).started = True
         if not is_from(error, StoreUnavailable):
             return False
         self._begun = self._unavailable = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 import fastapi
@@ -16,7 +16,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -130,6 +130,31 @@ async def test_a_scope_that_is_used_again_is_that_of_a_new_request(make_manager:
         await browser.get(f"/write?{asked}")
     answer = await Browser(app, browser.token).get("/write")
     assert answer.json() == {"a": "1", "b": "2", "c": "3"}
+
+
+async def test_a_request_that_is_tried_again_after_an_error_is_saved(
+    make_manager: Managers,
+) -> None:
+    async def unlucky(request: Request) -> Response:
+        request.session["tries"] = tries = len(seen)
+        seen.append(dict(request.session))
+        if not tries:
+            raise LookupError
+        return Response()
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(LookupError):
+            await app(scope, receive, send)
+        await app(scope, receive, send)
+
+    seen: list[dict[str, Any]] = []
+    app = SessionMiddleware(
+        Router([Route("/", unlucky), Route("/write", write)]), manager=make_manager()
+    )
+    browser = Browser(server)
+    assert len((await browser.get("/")).set_cookies) == 1
+    answer = await Browser(app, browser.token).get("/write")
+    assert (answer.json(), len(seen)) == ({"tries": 1}, 2)
 
 
 async def test_different_cookie_names_are_different_sessions_and_the_inner_one_is_seen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -110,6 +111,29 @@ def test_an_environ_that_is_used_again_is_that_of_a_new_request(site: WsgiSite) 
     for asked in ("a=1", "b=2", "c=3"):
         browser.get(f"/write?{asked}", validated=False)
     assert site.browser(browser.token).content() == {"a": "1", "b": "2", "c": "3"}
+
+
+def test_a_request_that_is_tried_again_after_an_error_is_saved(
+    make_manager: MakeManager,
+) -> None:
+    def unlucky(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        session_in(environ)["tries"] = tries = len(seen)
+        seen.append(dict(session_in(environ)))
+        if not tries:
+            raise LookupError
+        return routes(environ, start_response)
+
+    def server(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with suppress(LookupError):
+            return app(environ, start_response)
+        return app(environ, start_response)
+
+    seen: list[dict[str, Any]] = []
+    app = SessionMiddleware(unlucky, manager=make_manager())
+    browser = WsgiBrowser(server)
+    assert len(browser.get("/read", validated=False).set_cookies) == 1
+    assert browser.get("/read", validated=False).json() == {"tries": 2}
+    assert seen == [{"tries": 0}, {"tries": 1}, {"tries": 2}]
 
 
 def test_two_middlewares_with_the_same_cookie_and_different_managers_are_refused(
