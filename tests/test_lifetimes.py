@@ -247,3 +247,12 @@ def test_the_row_lives_as_long_as_its_kind_of_expiry_says(
 ) -> None:
     ends = Lifetimes(max_age).expires_at(expiry, renewed=NOON, last_seen=NOON, started=NOON)
     assert ends - NOON == lives
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("kind", [SECONDS, UNTIL])
+def test_an_expiry_that_nobody_set_ends_the_session_in_place_of_overflowing_the_database(
+    kind: int, value: int
+) -> None:
+    ends = Lifetimes(DAY).expires_at(Expiry(kind, value), renewed=0, last_seen=0, started=0)
+    assert ends == 0

@@ -57,7 +57,10 @@ class Lifetimes:
         ``started`` is the login, or the creation where nobody is logged in.
         """
         end = self._limit(expiry, renewed, started)
-        return end if self.idle is None else min(end, last_seen + self.idle)
+        if self.idle is not None:
+            end = min(end, last_seen + self.idle)
+        # A header that was tampered with may say any number, and a database holds no such row.
+        return end if -_LATEST <= end <= _LATEST else 0
 
     def cookie_max_age(self, expiry: Expiry, *, renewed: int, started: int, now: int) -> int | None:
         """Seconds for ``Max-Age``, never past the absolute end; None for a cookie of the browser's

@@ -97,6 +97,65 @@ async def test_what_is_stored_in_its_place_goes_into_another_row(
     assert rows()[0] == before
 
 
+TIMES = ["created_at", "authenticated_at", "last_seen", "expires_at", "purge_after"]
+FOREIGN: dict[str, tuple[str, object]] = {
+    **{f"text in {column}": (column, "soon") for column in (*TIMES, "version", "epoch")},
+    **{f"a fraction in {column}": (column, 1e13 + 0.5) for column in TIMES},
+    **{f"no moment in {column}": (column, 2**63 - 1) for column in TIMES},
+    **{f"a full counter in {column}": (column, 2**63 - 1) for column in ("version", "epoch")},
+    **{f"bytes in {column}": (column, b"x") for column in ("user_id", "ip", "user_agent")},
+}
+
+
+@pytest.mark.parametrize(("column", "value"), FOREIGN.values(), ids=FOREIGN)
+async def test_a_column_that_holds_what_is_never_written_there_makes_its_row_unreadable(
+    make_site: Callable[..., Site], column: str, value: object
+) -> None:
+    site = make_site(cache_ttl=0, rolling=True, idle_timeout=1800, absolute_timeout=86400)
+    browser = await stored(site)
+    execute(f"UPDATE sessions SET {column} = ?", value)
+    before = row()
+    acts: list[Act | None] = [None, dict, Session.rotate, Session.invalidate]
+    for act in acts:
+        answer = await browser.visit(act)
+        assert (answer.status, answer.set_cookies) == (200, [])
+        assert site.events[-1] == "corrupt"
+    old, answer = browser.cookie, await browser.visit(lambda session: session.update(new=1))
+    assert (answer.status, await browser.content()) == (200, {"new": 1})
+    assert await browser.content(cookie=old) == {}
+    assert rows()[0] == before
+    assert await site.manager.alist_sessions("alice") == []
+
+
+@pytest.mark.parametrize("column", ["last_seen", "expires_at"])
+async def test_times_that_are_never_written_are_not_taken_over_into_the_cache(
+    make_site: Callable[..., Site], column: str
+) -> None:
+    site = make_site(coherence="validate")
+    browser = await stored(site)
+    assert await browser.content() == {"user_id": "alice"}
+    execute(f"UPDATE sessions SET {column} = 'soon'")
+    for _ in range(2):
+        assert await browser.content() == {}
+    assert site.events[-2:] == ["corrupt", "corrupt"]
+
+
+@pytest.mark.parametrize("column", ["version", "last_seen", "expires_at"])
+async def test_a_column_that_is_damaged_during_the_request_is_left_alone_too(
+    site: Site, column: str
+) -> None:
+    browser = await stored(site)
+
+    async def slow(request: Request) -> None:
+        request.session["late"] = 1
+        await from_handler(execute, f"UPDATE sessions SET {column} = 'soon', epoch = epoch + 1")
+
+    answer = await browser.serve(slow)
+    assert (answer.status, answer.set_cookies) == (200, [])
+    assert getattr(row(), column) == "soon"
+    assert site.events[-1] == "stale_save_dropped"
+
+
 async def test_a_row_that_is_damaged_during_the_request_is_left_alone_too(site: Site) -> None:
     browser = await stored(site)
 

@@ -54,6 +54,10 @@ _PLAINLY_WRITTEN: Final = (
     "now",
 )
 _REPLACED: Final = (*CONTENT, *TIMES)
+# What a ``datetime`` can be, and the largest INTEGER that an UPDATE can still count up.
+_EARLIEST: Final = -62_135_596_800_000
+_LATEST: Final = 253_402_300_799_999
+_LAST_COUNT: Final = 2**31 - 1
 
 
 class Steps:
@@ -177,7 +181,7 @@ class Steps:
 
     def stamp(self, sid_hash: bytes) -> Script[Stamp | None]:
         found = yield self._stamp, (sid_hash,)
-        return None if found is None else Stamp._make(found)
+        return None if found is None else as_stamp(found)
 
     # Writing.
 
@@ -263,6 +267,32 @@ def _written(
 
 
 def as_row(found: Any) -> Row:
-    """SQLite keeps whatever was put into a column: what is not bytes is no record of ours."""
+    """SQLite keeps whatever was put into a column, and every database keeps moments that
+    ``datetime`` doesn't know: a row with what we can't have written is no record of ours.
+    """
     row = Row._make(found)
-    return row if type(row.data) is bytes else row._replace(data=b"")
+    if type(row.data) is bytes and _is_ours(row):
+        return row
+    return row._replace(
+        data=b"", created_at=0, authenticated_at=None, last_seen=0, expires_at=_LATEST
+    )
+
+
+def as_stamp(found: Any) -> Stamp | None:
+    """That of such a row is none: the row itself says what is wrong with it."""
+    stamp = Stamp._make(found)
+    return stamp if _are_times(stamp.last_seen, stamp.expires_at) else None
+
+
+def _is_ours(row: Row) -> bool:
+    login, texts = row.authenticated_at, (row.user_id, row.ip, row.user_agent)
+    return (
+        _are_times(row.created_at, row.last_seen, row.expires_at, row.purge_after)
+        and (login is None or _are_times(login))
+        and all(type(each) is int and each < _LAST_COUNT for each in (row.version, row.epoch))
+        and all(each is None or isinstance(each, str) for each in texts)
+    )
+
+
+def _are_times(*values: object) -> bool:
+    return all(type(each) is int and _EARLIEST <= each <= _LATEST for each in values)
