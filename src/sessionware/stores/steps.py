@@ -54,10 +54,10 @@ _PLAINLY_WRITTEN: Final = (
     "now",
 )
 _REPLACED: Final = (*CONTENT, *TIMES)
-# What a ``datetime`` can be, and the largest INTEGER that an UPDATE can still count up.
+# What a ``datetime`` can be, and an INTEGER of SQL.
 _EARLIEST: Final = -62_135_596_800_000
 _LATEST: Final = 253_402_300_799_999
-_LAST_COUNT: Final = 2**31 - 1
+_INTEGER_END: Final = 2**31
 
 
 class Steps:
@@ -289,7 +289,7 @@ def _is_ours(row: Row) -> bool:
     return (
         _are_times(row.created_at, row.last_seen, row.expires_at, row.purge_after)
         and (login is None or _are_times(login))
-        and all(type(each) is int and each < _LAST_COUNT for each in (row.version, row.epoch))
+        and all(type(each) is int and each < _INTEGER_END for each in (row.version, row.epoch))
         and all(each is None or isinstance(each, str) for each in texts)
     )
 
