@@ -27,8 +27,8 @@ class SessionwareMiddleware:
     """What an engine can't do; optional, directly above Django's ``SessionMiddleware``.
 
     A request whose session can't be read or saved is answered with 503 and ``Retry-After`` in place
-    of 500. A response that sets the session's cookie forbids caches to store it. Of several cookies
-    of its name the valid one counts, and none if two are. With ``record_client``, the client's
+    of 500. A response that sets the session's cookie forbids caches to store it. The cookie is read
+    as strictly as elsewhere: of several of its name the valid one counts, and none if two are. With ``record_client``, the client's
     address and user agent are recorded at a login.
     """
 
@@ -69,18 +69,31 @@ def _known(request: HttpRequest) -> Iterator[None]:
 
 
 def _choose_cookie(request: HttpRequest, header: str) -> None:
-    """Django would take the last, which whoever owns a sibling domain can toss in."""
+    """Read the cookie as in every other framework. Django unquotes, trims more than browsers do,
+    which forges a ``__Host-`` name, joins fields by a comma under ASGI, and takes the last of
+    several, which whoever owns a sibling domain can toss in.
+    """
     name = settings.SESSION_COOKIE_NAME
-    # Spaces may stand around a name.
-    if header.count(name) < 2:
+    if name not in header:
         return
     made = engine()
-    values = made.manager.cookies.values([header.encode("latin-1", "replace")])
+    values = made.manager.cookies.values(_fields(request, header))
+    if values is not None and len(values) == 1:
+        # What it is worth is for the engine to say.
+        request.COOKIES[name] = values[0].decode("latin-1")
+        return
     chosen = made.manager.identify(values).id
     if chosen is None:
         request.COOKIES.pop(name, None)
     else:
         request.COOKIES[name] = made.tokens.sign(chosen)
+
+
+def _fields(request: HttpRequest, header: str) -> list[bytes]:
+    scope = getattr(request, "scope", None)
+    if scope is None:
+        return [header.encode("latin-1", "replace")]
+    return [value for key, value in scope["headers"] if key.lower() == b"cookie"]
 
 
 def _finished(request: HttpRequest, response: Any) -> Any:

@@ -141,10 +141,10 @@ class Browser:
         finally:
             _act.reset(token)
 
-    async def avisit(self, what: Callable[[Request], Any]) -> Answer:
+    async def avisit(self, what: Callable[[Request], Any], **options: Any) -> Answer:
         token = _act.set(what)
         try:
-            return Answer(await self.aclient.get("/aact"))
+            return Answer(await self.aclient.get("/aact", **options))
         finally:
             _act.reset(token)
 

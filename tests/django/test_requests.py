@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.http import HttpResponse
 
 from sessionware import SerializationError
@@ -13,6 +14,7 @@ from sessionware.tokens import Tokens, new_id
 from tests.apps import SECRET
 from tests.django.conftest import Database
 from tests.django.site import COOKIE, Browser, Request, storing, untouched, username
+from tests.hostile_cookies import HOSTILE, HostileCookie, ingredients
 
 KEYS = Tokens(SECRET, [], COOKIE)
 
@@ -236,6 +238,45 @@ def test_of_several_cookies_the_valid_one_counts_and_of_two_none(browser: Browse
     for header, content in headers.items():
         answer = Browser().visit(lambda r: dict(r.session.items()), HTTP_COOKIE=header)
         assert (answer.result, answer.cookie) == (content, None)
+
+
+def content_of(request: Request) -> dict[str, object]:
+    return dict(request.session.items())
+
+
+async def acontent_of(request: Request) -> dict[str, object]:
+    return dict(await request.session.aitems())
+
+
+def test_a_hostile_cookie_opens_what_it_opens_elsewhere(database: Database) -> None:
+    tokens: list[str] = []
+    for who in ("valid", "other"):
+        visitor = Browser()
+        visitor.visit(storing(who=who))
+        tokens.append(str(visitor.key))
+    filling = ingredients(SECRET, COOKIE, *tokens)
+
+    async def in_both_worlds(case: HostileCookie) -> list[object]:
+        header = case.header(filling).decode("latin-1")
+        stranger = Browser()
+        answers = [
+            await sync_to_async(stranger.visit)(content_of, HTTP_COOKIE=header),
+            await stranger.avisit(acontent_of, headers={"cookie": header}),
+        ]
+        return [each for answer in answers for each in (answer.result, answer.cookie)]
+
+    # Django's parser unquotes every cookie, for which old Pythons take a minute (CVE-2024-7592).
+    cases = [case for case in HOSTILE if "quotes" not in case.label]
+    expected = {"valid": [{"who": "valid"}, None] * 2}
+    found = {case.label: async_to_sync(in_both_worlds)(case) for case in cases}
+    assert found == {case.label: expected.get(case.kind, [{}, None] * 2) for case in cases}
+
+
+def test_a_cookie_beside_another_field_with_cookies_is_found(browser: Browser) -> None:
+    """As HTTP/2 may split them: Django's ASGI handler joins the fields by a comma."""
+    browser.visit(storing(a=1))
+    answer = async_to_sync(browser.avisit)(acontent_of, headers={"cookie": "theme=dark"})
+    assert answer.result == {"a": 1}
 
 
 def test_a_flush_deletes_the_row_and_the_cookie(browser: Browser, database: Database) -> None:
