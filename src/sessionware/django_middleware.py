@@ -28,8 +28,8 @@ class SessionwareMiddleware:
 
     A request whose session can't be read or saved is answered with 503 and ``Retry-After`` in place
     of 500. A response that sets the session's cookie forbids caches to store it. The cookie is read
-    as strictly as elsewhere: of several of its name the valid one counts, and none if two are. With ``record_client``, the client's
-    address and user agent are recorded at a login.
+    as strictly as elsewhere: of several of its name the valid one counts, and none if two are. With
+    ``record_client``, the client's address and user agent are recorded at a login.
     """
 
     sync_capable = True
