@@ -28,6 +28,7 @@ from starlette.datastructures import Secret
 from sessionware import config
 from sessionware.coherence import Channel, Validate
 from sessionware.config import Options, Settings, build_settings
+from sessionware.cookies import CookieWriter
 from sessionware.errors import ConfigurationError, Finding
 
 KEY = "kq0ZrVf3b8_2uXtYwLJm5cPa9dNe7GsHi1oTzRUE4Q"
@@ -201,6 +202,9 @@ REFUSED: list[tuple[str, str, str, list[Any]]] = [
     ("domain", "SW011", "domain=None", ["*.a.com", "https://a.com", "a.com:80", "127.0.0.1"]),
     ("domain", "SW011", "domain=None", ["", ".", "com", ".com", "CO.UK", "github.io", "a..b"]),
     ("domain", "SW011", "domain=None", ["[::1]", "a.com.", "-a.com", "a" * 64 + ".com"]),
+    ("domain", "SW011", "domain=None", ["127.1", "10.0.0.0x1", "0x7f.1", "2130706433", "a.0x"]),
+    ("session_cookie", "SW010", "short", ["s" * 4010, "s" * 5000]),
+    ("path", "SW010", '"/"', ["/" + "a" * 1024]),
     ("same_site", "SW008", "https_only=True", ["none", "None"]),
     ("same_site", "SW013", '"strict"', [None, "", "laxx", True]),
     ("partitioned", "SW014", "https_only=True", [True]),
@@ -491,6 +495,20 @@ def test_strict_refuses_plain_http_but_not_a_missing_absolute_timeout() -> None:
     (finding,) = refused(strict=True)
     assert (finding.code, finding.setting) == ("SW007", "https_only")
     assert build(strict=True, https_only=True).absolute_timeout is None
+
+
+@pytest.mark.parametrize("value", [0, None])
+def test_expired_rows_that_nobody_of_ours_deletes_are_mentioned(
+    value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(strict=True, https_only=True, purge_interval=value)
+    assert "SW041 purge_interval" in caplog.text
+
+
+def test_a_cookies_name_and_path_may_be_as_long_as_browsers_allow() -> None:
+    settings = build(session_cookie="s" * 4009, path="/" + "a" * 1023)
+    pair = CookieWriter(settings.session_cookie).set("t" * 87, None).split(";")[0]
+    assert len(pair.replace("=", "")) == 4096
 
 
 def test_a_warning_is_logged_once_in_a_process(caplog: pytest.LogCaptureFixture) -> None:

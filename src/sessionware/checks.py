@@ -7,21 +7,19 @@ error lists everything. No message echoes a secret, a URL or a long text. No I/O
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import logging
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, TypeGuard, TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
 from .errors import Finding
 
 # RFC 6265bis 5.5: browsers cap a cookie's lifetime at 400 days.
 LONGEST = 34_560_000
 
-SameSite = Literal["lax", "strict", "none"]
 T = TypeVar("T")
 
 _GENERATE = 'generate one: python -c "import secrets;print(secrets.token_urlsafe(48))"'
@@ -35,19 +33,6 @@ _PLACEHOLDER = re.compile(
 )
 _PLACEHOLDER_PARTS = re.compile(
     "^djangoinsecure|changeme|changethis|replaceme|replacethis|keyboardcat|yoursecret|insertsecret"
-)
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_PATH = re.compile(r"/[!-+\--:<-~]*")
-_NOT_IN_DOMAIN = re.compile(r"[^!-~]|[;,]")
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_PREFIXES = {p.lower(): p for p in ("__Host-Http-", "__Host-", "__Secure-", "__Http-")}
-_PREFIX = re.compile("|".join(_PREFIXES), re.IGNORECASE)
-_MISSPELT_PREFIX = re.compile(r"(?:host|secure|http)__|__(?:host|secure|http)_", re.IGNORECASE)
-_PUBLIC_SUFFIX = re.compile(
-    r"(?:ac|co|gov|org)\.uk|(?:com|net|org)\.au|co\.(?:in|jp|kr|nz|za)|com\.(?:br|cn|mx|sg|tr)"
-    r"|git(?:hub|lab)\.io|ngrok(?:\.io|-free\.app)|(?:netlify|up\.railway|vercel|web)\.app"
-    r"|(?:fly|pages|workers)\.dev|readthedocs\.io|azurewebsites\.net|cloudfront\.net"
-    r"|(?:appspot|firebaseapp|herokuapp|onrender|pythonanywhere)\.com"
 )
 
 
@@ -316,90 +301,3 @@ def _encryption_key(
     elif len(set(key)) < 10:
         report.warn("SW034", setting, "it has under 10 different bytes: it is no random one.", fix)
     return key
-
-
-def cookie_name(report: Report, value: object, *, secure: bool, path: str, domain: object) -> str:
-    """A token (RFC 6265 4.1.1, M10) that keeps its prefix's promise (RFC 6265bis 4.1.3, M09)."""
-    setting = "session_cookie"
-    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
-        message = "a cookie's name is ASCII letters, digits and !#$%&'*+-.^_`|~ only."
-        report.refuse("SW010", setting, message, 'pass a name such as "session".')
-        return "session"
-    value = plain(value)
-    found = _PREFIX.match(value)
-    if found is None:
-        if _MISSPELT_PREFIX.match(value):
-            fix = 'write "__Host-" (two underscores, one hyphen), or choose another name.'
-            report.refuse("SW009", setting, "browsers don't know this cookie prefix.", fix)
-        return value
-    prefix = _PREFIXES[found[0].lower()]
-    if found[0] != prefix:
-        message = "the cookie prefix is in the wrong case."
-        report.refuse("SW009", setting, message, f'write it as "{prefix}".')
-    missing = [] if secure else ["https_only=True"]
-    if prefix.startswith("__Host-"):
-        missing += [] if path == "/" else ['path="/"']
-        missing += [] if domain is None else ["domain=None"]
-    if missing:
-        needed = ", ".join(missing)
-        message = f"browsers drop a cookie whose name begins with {prefix} without {needed}."
-        report.refuse("SW009", setting, message, f"set {needed}, or drop the prefix.")
-    return value
-
-
-def cookie_path(report: Report, value: object) -> str:
-    """M10."""
-    if isinstance(value, str) and _PATH.fullmatch(value):
-        return plain(value)
-    message = "it must begin with / and hold visible ASCII only, without ; and comma."
-    report.refuse("SW010", "path", message, 'pass path="/".')
-    return "/"
-
-
-def cookie_domain(report: Report, value: object) -> str | None:
-    """None, or a registrable name (M10, M11). A leading dot is allowed, as in Starlette."""
-    if value is None:
-        return None
-    fix = 'pass a plain name such as domain="example.com", or domain=None for this host only.'
-    if not isinstance(value, str) or _NOT_IN_DOMAIN.search(value):
-        message = "it must be visible ASCII text, without ; and comma (write IDNA as xn--)."
-        report.refuse("SW010", "domain", message, fix)
-        return None
-    value = plain(value)
-    name = value.removeprefix(".").lower()
-    labels = name.split(".")
-    message = ""
-    if _is_address(name):
-        message = "browsers drop a cookie whose domain is an IP address."
-    elif len(name) > 253 or not all(map(_LABEL.fullmatch, labels)):
-        message = "it is not a host name: no scheme, port, path or wildcard."
-    elif (len(labels) == 1 and name != "localhost") or _PUBLIC_SUFFIX.fullmatch(name):
-        message = "it is a public suffix: browsers drop a cookie for everybody under it."
-    if message:
-        report.refuse("SW011", "domain", message, fix)
-    elif name != "localhost":
-        message = "every sub-domain can read this cookie, and set its own in its place."
-        fix = "leave domain=None unless several hosts share the sessions."
-        report.warn("SW011", "domain", message, fix)
-    return value
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    return True
-
-
-def same_site(report: Report, value: object, *, secure: bool) -> SameSite:
-    """M08 and M13; any case, as browsers take it."""
-    choice = value.lower() if isinstance(value, str) else ""
-    if choice == "none" and not secure:
-        message = "browsers drop a SameSite=None cookie that has no Secure."
-        report.refuse("SW008", "same_site", message, 'set https_only=True, or same_site="lax".')
-    if choice in ("lax", "strict", "none"):
-        return cast(SameSite, choice)
-    message = f"{show(value)} is not a SameSite value."
-    report.refuse("SW013", "same_site", message, 'pass "lax", "strict" or "none".')
-    return "lax"

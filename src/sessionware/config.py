@@ -19,8 +19,9 @@ from inspect import iscoroutinefunction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from . import checks
-from .checks import Note, Report, SameSite, kind, member, show
+from . import checks, cookie_checks
+from .checks import Report, kind, member, show
+from .cookie_checks import SameSite
 from .errors import ConfigurationError
 from .events import SessionEvent
 from .store_checks import (
@@ -155,8 +156,9 @@ class Settings:
     strict: bool
 
 
-def build_settings(**keywords: Any) -> Settings:
-    """Check every keyword and return the settings, or raise with all that is wrong with them.
+def build_settings(report: Report | None = None, /, **keywords: Any) -> Settings:
+    """Check every keyword and return the settings, or raise with all that is wrong with them, and
+    with what a ``report`` has already.
 
     What is only risky is logged to the ``sessionware`` logger, once per process for each code and
     setting, and with ``strict=True`` refused as well. Two risks are in the defaults, so they are
@@ -167,25 +169,25 @@ def build_settings(**keywords: Any) -> Settings:
     Raises:
         ConfigurationError: with one finding for each mistake.
     """
-    report = Report()
+    report = report or Report()
     _check_names(report, keywords)
     given = {**DEFAULTS, **keywords}
     strict = checks.flag(report, "strict", given["strict"])
     # A refused https_only counts as True: what depends on it isn't worth a second finding.
     secure = checks.flag(report, "https_only", given["https_only"], otherwise=True)
-    path = checks.cookie_path(report, given["path"])
+    path = cookie_checks.cookie_path(report, given["path"])
     key = checks.secret(report, "secret_key", given["secret_key"])
     fallbacks = checks.fallback_secrets(report, given["secret_key_fallbacks"], key)
     settings = Settings(
         secret_key=key or "",
-        session_cookie=checks.cookie_name(
+        session_cookie=cookie_checks.cookie_name(
             report, given["session_cookie"], secure=secure, path=path, domain=given["domain"]
         ),
         max_age=checks.max_age(report, given["max_age"]),
         path=path,
-        same_site=checks.same_site(report, given["same_site"], secure=secure),
+        same_site=cookie_checks.same_site(report, given["same_site"], secure=secure),
         https_only=secure,
-        domain=checks.cookie_domain(report, given["domain"]),
+        domain=cookie_checks.cookie_domain(report, given["domain"]),
         partitioned=checks.flag(report, "partitioned", given["partitioned"]),
         secret_key_fallbacks=fallbacks,
         store=checked_store(report, given["store"]),
@@ -225,15 +227,16 @@ def build_settings(**keywords: Any) -> Settings:
         strict=strict,
     )
     _check_combinations(report, settings)
-    refused = [*report.refused, *(note.finding for note in report.notes if strict and note.strict)]
-    if refused:
-        raise ConfigurationError(refused)
-    _log(report.notes)
+    conclude(report, strict=strict)
     return settings
 
 
-def _log(notes: list[Note]) -> None:
-    for note in notes:
+def conclude(report: Report, *, strict: bool) -> None:
+    """Raise ``ConfigurationError`` if anything is refused, or log what is only risky."""
+    refused = [*report.refused, *(note.finding for note in report.notes if strict and note.strict)]
+    if refused:
+        raise ConfigurationError(refused)
+    for note in report.notes:
         identity = (note.finding.code, note.finding.setting)
         with _logged_lock:
             if identity in _logged:
@@ -281,6 +284,10 @@ def _check_combinations(report: Report, settings: Settings) -> None:
         message = "there is no max_sessions_per_user, so that no login is ever refused."
         fix = "set max_sessions_per_user, or leave session_limit_action out."
         report.warn("SW042", "session_limit_action", message, fix)
+    if settings.purge_interval is None:
+        message = "expired rows stay in the table until something else deletes them."
+        fix = "leave it at its default, unless a job of yours calls manager.purge()."
+        report.inform("SW041", "purge_interval", message, fix, strict=False)
     if settings.coherence == "bounded" and ttl > 0 and settings.cache_max_bytes > 0:
         message = f"a logout may take up to {ttl:g} seconds on other workers."
         report.warn("SW017", "coherence", message, 'use "validate", or a shorter cache_ttl.')

@@ -22,6 +22,9 @@ from django.utils.module_loading import import_string
 from sqlalchemy import URL
 
 from .adapting import refuse_async_store
+from .checks import Report
+from .config import conclude
+from .cookie_checks import http_only
 from .errors import ConfigurationError, Finding
 from .manager import SessionManager
 from .stores.memory import MemoryStore
@@ -32,6 +35,9 @@ DJANGO_NAMES: Final[Mapping[str, str]] = {
     "secret_key_fallbacks": "SECRET_KEY_FALLBACKS",
     "session_cookie": "SESSION_COOKIE_NAME",
     "max_age": "SESSION_COOKIE_AGE",
+    "path": "SESSION_COOKIE_PATH",
+    "domain": "SESSION_COOKIE_DOMAIN",
+    "same_site": "SESSION_COOKIE_SAMESITE",
     "https_only": "SESSION_COOKIE_SECURE",
     "rolling": "SESSION_SAVE_EVERY_REQUEST",
 }
@@ -40,7 +46,13 @@ DJANGO_NAMES: Final[Mapping[str, str]] = {
 _ASSIGNED: Final = re.compile(rf"\b(?:{'|'.join(DJANGO_NAMES)})(?==)")
 
 DEPENDS_ON: Final = frozenset(
-    {*DJANGO_NAMES.values(), "SESSIONWARE", "SESSION_SERIALIZER", "DATABASES"}
+    {
+        *DJANGO_NAMES.values(),
+        "DATABASES",
+        "SESSIONWARE",
+        "SESSION_COOKIE_HTTPONLY",
+        "SESSION_SERIALIZER",
+    }
 )
 
 # What Django's middleware, and not an engine, has in its hands; and which setting says it there.
@@ -96,18 +108,29 @@ def build_manager() -> SessionManager:
     options: dict[str, Any] = {**_from_django(), **own}
     if "store" not in own:
         options["store"] = default_store()
+    found: list[Finding] = []
+    report = Report()
+    http_only(report, settings.SESSION_COOKIE_HTTPONLY, settings.SESSION_COOKIE_NAME)
+    try:
+        conclude(report, strict=own.get("strict") is True)
+    except ConfigurationError as error:
+        found += error.findings
     try:
         manager = SessionManager(**options)
         refuse_async_store(manager)
     except ConfigurationError as error:
-        raise ConfigurationError(
-            [_in_djangos_names(each, own) for each in error.findings]
-        ) from None
+        found += [_in_djangos_names(each, own) for each in error.findings]
+    if found:
+        raise ConfigurationError(found)
     return manager
 
 
 def _from_django() -> dict[str, Any]:
     options = {name: getattr(settings, django_name) for name, django_name in DJANGO_NAMES.items()}
+    # Both of these leave the attribute out, in Django's way.
+    options["domain"] = options["domain"] or None
+    if not options["same_site"]:
+        del options["same_site"]
     # Other keys are the application's own: before the second factor, "user_id" is no login.
     options["user_key"] = SESSION_KEY
     if settings.SESSION_SERIALIZER != global_settings.SESSION_SERIALIZER:

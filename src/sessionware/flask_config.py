@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flask.sessions import SessionInterface
 
+from .checks import Report
 from .config import build_settings
+from .cookie_checks import http_only
 from .cookies import CookieReader
 from .errors import ConfigurationError, Finding
 from .tokens import Tokens
@@ -105,13 +107,16 @@ class ConfiguredCookie(SessionInterface):
         configured = self.configured(app)
         if not configured["secret_key"]:
             return None
-        state = tuple(configured.values())
+        scripts_kept_out = self.get_cookie_httponly(app)
+        state = (scripts_kept_out, *configured.values())
         with suppress(TypeError):  # What can't be hashed is refused below.
             found = known.get(state)
             if found is not None:
                 return found
+        report = Report()
+        http_only(report, scripts_kept_out, configured["session_cookie"])
         try:
-            settings = build_settings(**configured, strict=self.given.get("strict", False))
+            settings = build_settings(report, **configured, strict=self.given.get("strict", False))
         except ConfigurationError as error:
             raise in_flasks_words(error, self.given) from None
         name = settings.session_cookie

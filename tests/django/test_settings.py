@@ -117,6 +117,48 @@ def test_a_wrong_setting_is_refused_with_the_fix_in_djangos_words(
         call_command("check")
 
 
+UNKEPT: dict[str, dict[str, Any]] = {
+    "SESSION_COOKIE_SAMESITE .* set SESSION_COOKIE_SECURE=True": {"SAMESITE": "None"},
+    r"SESSION_COOKIE_DOMAIN \(domain\): it is a public suffix": {"DOMAIN": "co.uk"},
+    r"SESSION_COOKIE_PATH \(path\): it must begin": {"PATH": "/a;b"},
+    "SESSION_COOKIE_NAME .* set SESSION_COOKIE_DOMAIN=None": {
+        "NAME": "__Host-id", "SECURE": True, "DOMAIN": "example.com",
+    },
+    "SESSION_COOKIE_NAME .* set SESSION_COOKIE_PATH=": {
+        "NAME": "__Host-id", "SECURE": True, "PATH": "/shop",
+    },
+    "SESSION_COOKIE_HTTPONLY: browsers drop": {
+        "NAME": "__Http-id", "SECURE": True, "HTTPONLY": False,
+    },
+    "SESSION_COOKIE_HTTPONLY: 'False' is not a bool": {"HTTPONLY": "False"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", UNKEPT)
+def test_a_cookie_that_no_browser_would_keep_as_it_is_meant_is_refused(
+    configure: Configure, message: str
+) -> None:
+    configure(**{f"SESSION_COOKIE_{name}": value for name, value in UNKEPT[message].items()})
+    with pytest.raises(ConfigurationError, match=message):
+        manager()
+
+
+def test_all_that_is_wrong_with_the_settings_comes_at_once(configure: Configure) -> None:
+    configure(SESSION_COOKIE_HTTPONLY=False, SESSION_COOKIE_AGE=-(2**63))
+    configure(SESSIONWARE={"store": MemoryStore(), "strict": True})
+    with pytest.raises(ConfigurationError) as caught:
+        manager()
+    assert [each.code for each in caught.value.findings] == ["SW012", "SW015", "SW007"]
+
+
+@pytest.mark.parametrize("samesite", [False, None, "Strict"])
+def test_what_leaves_a_cookies_attribute_out_is_no_mistake(
+    configure: Configure, samesite: object
+) -> None:
+    configure(SESSION_COOKIE_SAMESITE=samesite, SESSION_COOKIE_DOMAIN="")
+    assert manager().settings.domain is None
+
+
 @pytest.mark.parametrize(
     "name",
     [

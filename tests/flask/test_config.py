@@ -10,7 +10,7 @@ from typing import Any
 import flask
 import pytest
 
-from sessionware import ConfigurationError, SessionManager
+from sessionware import ConfigurationError, SessionManager, config
 from sessionware.flask import FlaskSessions
 from sessionware.flask_config import CONFIG_KEYS
 from tests.apps import COOKIE, SECRET, attributes
@@ -115,6 +115,12 @@ MISTAKES: dict[str, dict[str, Any]] = {
     "set SESSION_COOKIE_SECURE=True": {"SESSION_COOKIE_SAMESITE": "None"},
     "pass SESSION_COOKIE_SECURE=True": {"SESSION_COOKIE_SECURE": "False"},
     "pass SESSION_COOKIE_PARTITIONED=True": {"SESSION_COOKIE_PARTITIONED": "False"},
+    "set SESSION_COOKIE_HTTPONLY=True": {"SESSION_COOKIE_HTTPONLY": "False"},
+    "SESSION_COOKIE_HTTPONLY: browsers drop": {
+        "SESSION_COOKIE_HTTPONLY": False,
+        "SESSION_COOKIE_NAME": "__Http-session",
+        "SESSION_COOKIE_SECURE": True,
+    },
     "SESSION_COOKIE_NAME: browsers drop": {"SESSION_COOKIE_NAME": "__Host-session"},
     "SESSION_COOKIE_DOMAIN: it is a public suffix": {"SESSION_COOKIE_DOMAIN": "co.uk"},
     "SESSION_COOKIE_PATH: it must begin": {"SESSION_COOKIE_PATH": "shop"},
@@ -182,6 +188,20 @@ def test_strict_mode_looks_at_the_configuration_too(make_visitor: Callable[..., 
     visitor.app.config["SESSION_COOKIE_SECURE"] = False
     with pytest.raises(ConfigurationError, match="SESSION_COOKIE_SECURE"):
         visitor.visit(None)
+
+
+def test_a_cookie_that_scripts_can_read_is_warned_of_and_strict_mode_refuses_it(
+    make_visitor: Callable[..., Visitor],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(config, "_logged", set())
+    make_visitor(SESSION_COOKIE_HTTPONLY=False).visit(storing(a=1))
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert [text.split(":")[0] for text in warnings] == ["SW012 SESSION_COOKIE_HTTPONLY"]
+    strict = make_visitor(strict=True, https_only=True, TESTING=True, SESSION_COOKIE_HTTPONLY=False)
+    with pytest.raises(ConfigurationError, match="SW012 SESSION_COOKIE_HTTPONLY"):
+        strict.visit(None)
 
 
 def test_a_short_secret_works_and_is_not_shown(

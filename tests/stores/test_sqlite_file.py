@@ -114,6 +114,18 @@ def test_the_sqlite_files_are_nobody_elses(
     assert anyio.run(modes) == dict.fromkeys(names, 0o600)
 
 
+def test_a_folder_in_which_anybody_can_replace_the_file_is_warned_of_from_the_first_time_on(
+    open_store: Callable[..., SQLStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    for _ in range(2):
+        open_store(f"sqlite:///{folder / 'sessions.db'}").prepare()
+        assert "SW023 store: the SQLite file's folder is writable by everybody" in caplog.text
+        caplog.clear()
+
+
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 def test_no_file_is_made_where_the_url_says_that_it_has_to_be_there(
     open_store: Callable[..., SQLStore], tmp_path: Path, mode: str

@@ -160,16 +160,16 @@ def create_private_file(url: URL) -> None:
     path = _file_to_make(url)
     if path is None:
         return
+    reason = None
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
-        _check_file(path)
-        return
+        pass
     except OSError as error:
         reason = f"the SQLite file can't be created ({error.strerror})"
-    else:
-        return
-    raise StoreUnavailable(reason)
+    if reason is not None:
+        raise StoreUnavailable(reason)
+    _check_file(path)
 
 
 def _file_to_make(url: URL) -> str | None:
