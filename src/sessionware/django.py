@@ -149,9 +149,12 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         state.cookie = CookieDue.NOTHING
         return session
 
-    def _take_key(self, state: SessionState) -> None:
+    def _take_key(self, state: SessionState) -> bool:
+        """Whether it is another one than before."""
         state.cookie = CookieDue.NOTHING
+        before = self.session_key
         self._session_key = None if state.id is None else engine().tokens.sign(state.id)
+        return bool(self.session_key != before)
 
     def _tied(self) -> Flow[Session]:
         """The manager's session, with what Django put in its place while it was not loaded."""
@@ -169,7 +172,6 @@ class SessionStore(SessionBase):  # type: ignore[misc]
     def _write(self, own: Session) -> Flow[None]:
         """Commit; raises ``UpdateError`` if the session ended meanwhile."""
         state = state_of(own)
-        before = self.session_key
         if self._is_over(state):
             return
         while True:
@@ -193,8 +195,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
             if state.row is not None:
                 break
             # Two requests deleted the last keys: merged, nothing was left.
-        self._take_key(state)
-        if self.session_key != before:
+        if self._take_key(state):
             self._modified = True
 
     def _is_over(self, state: SessionState) -> bool:

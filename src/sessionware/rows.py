@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from .codecs import Codec, too_large
 from .comparing import Exactly
-from .errors import CorruptRecord
+from .errors import CorruptRecord, SerializationError
 from .lifetimes import DEFAULT_EXPIRY, Lifetimes
 from .merging import Delta, diff, merge
 from .records import NO_OWNER, Expiry, Header, RecordFormat, read_header, read_nonce
@@ -301,10 +301,18 @@ class RowMaker:
 
     def encode(self, content: dict[Any, Any]) -> tuple[bytes, bool]:
         """Content as it is stored. Raises ``SessionTooLarge`` and ``SerializationError``."""
-        payload, rich = self.codec.encode(content)
-        if len(payload) > self.max_bytes:
-            raise too_large(self.codec, content, len(payload), self.max_bytes)
-        return payload, rich
+        try:
+            payload, rich = self.codec.encode(content)
+        except SerializationError as error:
+            refused = error
+        else:
+            if len(payload) <= self.max_bytes:
+                return payload, rich
+            size = len(payload)
+            # Tools that show the variables of a traceback must not find session data in ours.
+            del payload
+            raise too_large(self.codec, content, size, self.max_bytes)
+        raise refused.with_traceback(None)
 
 
 def started(row: Row) -> int:

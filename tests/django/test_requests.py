@@ -15,6 +15,7 @@ from tests.apps import SECRET
 from tests.django.conftest import Database
 from tests.django.site import COOKIE, Browser, Request, storing, untouched, username
 from tests.hostile_cookies import HOSTILE, HostileCookie, ingredients
+from tests.security.leaks import Leaks
 
 KEYS = Tokens(SECRET, [], COOKIE)
 
@@ -426,3 +427,16 @@ def test_what_cannot_be_stored_is_said_and_nothing_is_written(
     with pytest.raises(SerializationError, match="cart"):
         browser.visit(lambda request: request.session["cart"].append(object()))
     assert browser.content() == {"cart": []}
+
+
+def test_the_variables_in_a_failing_save_do_not_show_the_key(browser: Browser) -> None:
+    """As Django's own page for errors shows them."""
+    browser.visit(storing(a=1))
+    browser.client.raise_request_exception = True
+    with pytest.raises(SerializationError) as refused:
+        browser.visit(storing(a=object()))
+    leaks = Leaks()
+    leaks.token(str(browser.key))
+    leaks.variables(refused.value, "/sessionware/")
+    assert leaks.seen_in("variables of _write")
+    leaks.check()

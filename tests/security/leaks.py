@@ -102,6 +102,15 @@ class Leaks(logging.Handler):
             if isinstance(current, BaseExceptionGroup):
                 pending += current.exceptions
 
+    def variables(self, error: BaseException, folder: str) -> None:
+        """What a tool finds that shows the variables of a traceback, in the frames of a folder's
+        modules.
+        """
+        shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+        for frame in shown.stack:
+            if folder in frame.filename:
+                self.text(f"variables of {frame.name}", repr(frame.locals))
+
     def files(self, folder: Path) -> list[str]:
         """Take in every file of a folder, and return their names."""
         paths = [path for path in sorted(folder.iterdir()) if path.is_file()]

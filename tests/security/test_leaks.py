@@ -247,6 +247,19 @@ async def test_a_refused_value_does_not_show_in_what_refuses_it(
     leaks.check()
 
 
+@pytest.mark.parametrize("content", UNSTORABLE.values(), ids=UNSTORABLE)
+async def test_tools_that_show_the_variables_of_our_frames_show_no_session_data(
+    manager: SessionManager, leaks: Leaks, content: Callable[[], object]
+) -> None:
+    session = await manager.aopen(None)
+    session["other"], session["refused"] = MARKER, content()
+    with pytest.raises(SessionError) as refused:
+        await manager.afinish(session)
+    leaks.variables(refused.value, "/sessionware/")
+    assert leaks.seen_in("variables of encode")
+    leaks.check()
+
+
 async def test_a_locked_database_puts_no_secret_into_logs_exceptions_or_answers(
     make_manager: Managers, tmp_path: Path, leaks: Leaks
 ) -> None:
