@@ -242,6 +242,35 @@ def test_without_create_table_the_migrations_tables_are_used(
     assert store.reload(put(store).id) is not None
 
 
+@each_server
+@pytest.mark.parametrize("create_table", [True, False])
+@pytest.mark.parametrize("which", ["", "_retired"])
+def test_a_table_without_its_unique_hash_is_refused_with_the_statement_that_mends_it(
+    open_store: Callable[..., SQLStore],
+    url: str,
+    engine: Engine,
+    table_name: str,
+    which: str,
+    create_table: bool,
+) -> None:
+    open_store(url, table_name=table_name).prepare()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"CREATE TABLE {table_name}_bare AS SELECT * FROM {table_name}{which}"
+        )
+        connection.exec_driver_sql(f"DROP TABLE {table_name}{which}")
+        connection.exec_driver_sql(f"ALTER TABLE {table_name}_bare RENAME TO {table_name}{which}")
+    store = open_store(url, table_name=table_name, create_table=create_table)
+
+    with pytest.raises(ConfigurationError, match="SW028") as caught:
+        store.prepare()
+
+    (finding,) = caught.value.findings
+    with engine.begin() as connection:
+        connection.exec_driver_sql(finding.fix.rstrip("."))
+    open_store(url, table_name=table_name, create_table=create_table).prepare()
+
+
 @pytest.fixture
 def schema_name(driver: str, table_name: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """A schema to put a table into."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -215,7 +215,9 @@ class Scripts:
         )
 
     def _check_columns(self, connection: Connection) -> None:
-        """Raise ``ConfigurationError`` if a table of this name is somebody else's."""
+        """Raise ``ConfigurationError`` if a table of this name is somebody else's, or was made by
+        hand without what keeps two sessions apart.
+        """
         for table in (self.schema.sessions, self.schema.retired):
             found = connection.dialect.get_columns(connection, table.name, table.schema)
             missing = sorted(set(table.c.keys()) - {column["name"] for column in found})
@@ -231,6 +233,31 @@ class Scripts:
                         )
                     ]
                 )
+            if not any(columns == ["sid_hash"] for columns in _unique(connection, table)):
+                raise ConfigurationError(
+                    [
+                        Finding(
+                            "SW028",
+                            "table_name",
+                            f"table {table.name!r} has no unique index on sid_hash alone: two "
+                            "sessions could have one ID, and two requests one lock.",
+                            f"CREATE UNIQUE INDEX {table.name}_sid_hash_key ON {table.fullname} "
+                            "(sid_hash).",
+                        )
+                    ]
+                )
+
+
+def _unique(connection: Connection, table: Table) -> Iterator[list[str | None]]:
+    """What is kept unique in a table; asked for one kind of key after the other."""
+    dialect, place = connection.dialect, (connection, table.name, table.schema)
+    primary: list[Any] = dialect.get_pk_constraint(*place)["constrained_columns"]
+    yield primary
+    for constraint in dialect.get_unique_constraints(*place):
+        yield [*constraint["column_names"]]
+    for index in dialect.get_indexes(*place):
+        if index["unique"] and not any("where" in key for key in index.get("dialect_options", {})):
+            yield index["column_names"]
 
 
 def _parts(items: list[Any]) -> Iterator[list[Any]]:
