@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -454,6 +455,11 @@ def test_require_recent_wants_a_login_within_the_seconds(age: float | None, rece
     else:
         with pytest.raises(ReauthenticationRequired, match="60 seconds"):
             session.require_recent(60)
+
+
+def test_no_login_is_recent_enough_for_what_is_no_number() -> None:
+    with pytest.raises(ReauthenticationRequired):
+        linked(0).require_recent(math.nan)
 
 
 def test_an_ended_session_is_a_new_one_that_nobody_has_logged_in_to() -> None:

@@ -89,7 +89,8 @@ class Session(Tracked):
         """
         standing = self._standing()
         age = None if standing is None else standing.seconds_since_login()
-        if age is None or age > seconds:
+        # Not `age > seconds`, which no age is where that is NaN.
+        if age is None or not age <= seconds:
             raise ReauthenticationRequired(
                 f"a login within the last {seconds:g} seconds is required"
             )
