@@ -717,3 +717,8 @@ def test_junk_in_any_setting_gives_settings_or_a_configuration_error(name: str, 
         assert len(str(found).splitlines()) == len(found.findings) > 0
     else:
         assert name in config.DEFAULTS
+
+
+@pytest.mark.parametrize("name", config.DEFAULTS)
+def test_an_object_that_fails_at_whatever_one_does_with_it_is_refused(name: str) -> None:
+    assert isinstance(outcome(**{name: Hostile()}), ConfigurationError)

@@ -332,9 +332,11 @@ def _session_limit(report: Report, value: object) -> int | None:
 
 
 def _limit_action(report: Report, value: object) -> Literal["end_oldest", "refuse"]:
-    if value == "refuse":
+    # Any other object may have an idea of its own of what it is equal to.
+    name = value if isinstance(value, str) else ""
+    if name == "refuse":
         return "refuse"
-    if value != "end_oldest":
+    if name != "end_oldest":
         fix = 'pass "end_oldest" or "refuse".'
         message = f"{show(value)} is no such action."
         report.refuse("SW042", "session_limit_action", message, fix)

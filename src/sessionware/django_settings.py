@@ -120,6 +120,7 @@ def build_manager() -> SessionManager:
         refuse_async_store(manager)
     except ConfigurationError as error:
         found += [_in_djangos_names(each, own) for each in error.findings]
+        raise ConfigurationError(found) from None
     if found:
         raise ConfigurationError(found)
     return manager
