@@ -29,12 +29,18 @@ from .adapting import (
     refuse_async_store,
     session_outside,
 )
-from .checks import LONGEST
 from .closing import Closing
 from .cookies import Recognizer
 from .errors import ConfigurationError, SessionError, StoreUnavailable
 from .flask_commands import session_commands
-from .flask_config import CONFIG_KEYS, ConfiguredCookie, Keys, in_flasks_words
+from .flask_config import (
+    CONFIG_KEYS,
+    ConfiguredCookie,
+    Keys,
+    flag_of,
+    in_flasks_words,
+    lifetime_of,
+)
 from .flask_session import PERMANENT, NoFlaskSession
 from .flask_session import FlaskSession as FlaskSession
 from .headers import with_session_wsgi
@@ -168,11 +174,9 @@ class FlaskSessions(ConfiguredCookie):
             app.teardown_request(_end_if_failed)
 
     def _new_manager(self, app: Flask) -> SessionManager:
-        lifetime = int(app.permanent_session_lifetime.total_seconds())
         chosen: dict[str, Any] = {
-            # Browsers keep no cookie for longer.
-            "max_age": min(lifetime, LONGEST),
-            "rolling": bool(app.config["SESSION_REFRESH_EACH_REQUEST"]),
+            "max_age": lifetime_of(app.config["PERMANENT_SESSION_LIFETIME"]),
+            "rolling": flag_of(app.config["SESSION_REFRESH_EACH_REQUEST"]),
             **self.configured(app),
             **self.given,
         }

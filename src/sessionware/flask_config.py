@@ -6,11 +6,13 @@ import re
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flask.sessions import SessionInterface
 
-from .checks import Report
+from .checks import LONGEST, Report
 from .config import build_settings
 from .cookie_checks import http_only
 from .cookies import CookieReader
@@ -82,9 +84,8 @@ class ConfiguredCookie(SessionInterface):
     def configured(self, app: Flask) -> dict[str, Any]:
         """The application's present configuration of the cookie as settings of ours."""
         older = self.given.get("secret_key_fallbacks", app.config.get("SECRET_KEY_FALLBACKS"))
-        # Flags may be any number, but no text: "False" from an environment variable is true.
-        secure, partitioned = self.get_cookie_secure(app), self.get_cookie_partitioned(app)
-        partitioned = partitioned if isinstance(partitioned, str) else bool(partitioned)
+        secure = self.get_cookie_secure(app)
+        partitioned = flag_of(self.get_cookie_partitioned(app))
         settings = {
             "secret_key": self.given.get("secret_key", app.secret_key),
             "secret_key_fallbacks": tuple(older) if isinstance(older, list) else older or (),
@@ -125,6 +126,19 @@ class ConfiguredCookie(SessionInterface):
             known.clear()
         found = known[state] = Keys(tokens, CookieReader(name))
         return found
+
+
+def flag_of(value: Any) -> Any:
+    """A flag may be any number, but no text: "False" from an environment variable is true."""
+    return value if isinstance(value, str) else bool(value)
+
+
+def lifetime_of(value: Any) -> Any:
+    """Whole seconds, no more than browsers keep a cookie for; what is no time stays as it is."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and abs(seconds) < inf:
+        return min(int(seconds), LONGEST)
+    return value
 
 
 def in_flasks_words(error: ConfigurationError, given: Mapping[str, Any]) -> ConfigurationError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import flask
@@ -121,6 +123,13 @@ MISTAKES: dict[str, dict[str, Any]] = {
         "SESSION_COOKIE_NAME": "__Http-session",
         "SESSION_COOKIE_SECURE": True,
     },
+    "SESSION_REFRESH_EACH_REQUEST: 'False' is not a bool": {
+        "SESSION_REFRESH_EACH_REQUEST": "False"
+    },
+    "PERMANENT_SESSION_LIFETIME: '3600' is not a number": {"PERMANENT_SESSION_LIFETIME": "3600"},
+    "PERMANENT_SESSION_LIFETIME: nan is not a number": {"PERMANENT_SESSION_LIFETIME": math.nan},
+    "PERMANENT_SESSION_LIFETIME: inf is over": {"PERMANENT_SESSION_LIFETIME": math.inf},
+    "PERMANENT_SESSION_LIFETIME: True is not a number": {"PERMANENT_SESSION_LIFETIME": True},
     "SESSION_COOKIE_NAME: browsers drop": {"SESSION_COOKIE_NAME": "__Host-session"},
     "SESSION_COOKIE_DOMAIN: it is a public suffix": {"SESSION_COOKIE_DOMAIN": "co.uk"},
     "SESSION_COOKIE_PATH: it must begin": {"SESSION_COOKIE_PATH": "shop"},
@@ -202,6 +211,25 @@ def test_a_cookie_that_scripts_can_read_is_warned_of_and_strict_mode_refuses_it(
     strict = make_visitor(strict=True, https_only=True, TESTING=True, SESSION_COOKIE_HTTPONLY=False)
     with pytest.raises(ConfigurationError, match="SW012 SESSION_COOKIE_HTTPONLY"):
         strict.visit(None)
+
+
+@pytest.mark.parametrize(
+    ("configured", "max_age"),
+    [
+        (1.5, 1),
+        (timedelta.max, 34_560_000),
+        (10**400, 34_560_000),
+        (0, 0),
+        (None, None),
+        (timedelta(hours=1), 3600),
+    ],
+)
+def test_a_lifetime_is_cut_to_what_a_cookie_can_have(
+    make_visitor: Callable[..., Visitor], configured: object, max_age: int | None
+) -> None:
+    visitor = make_visitor(PERMANENT_SESSION_LIFETIME=configured)
+    visitor.visit(None)
+    assert manager_for(visitor.app).settings.max_age == max_age
 
 
 def test_a_short_secret_works_and_is_not_shown(
