@@ -248,16 +248,29 @@ class Scripts:
                 )
 
 
-def _unique(connection: Connection, table: Table) -> Iterator[list[str | None]]:
+def _unique(connection: Connection, table: Table) -> Iterator[list[Any]]:
     """What is kept unique in a table; asked for one kind of key after the other."""
     dialect, place = connection.dialect, (connection, table.name, table.schema)
-    primary: list[Any] = dialect.get_pk_constraint(*place)["constrained_columns"]
-    yield primary
+    if dialect.name == "sqlite":
+        yield from _unique_in_sqlite(connection, table)
+        return
+    yield dialect.get_pk_constraint(*place)["constrained_columns"]
     for constraint in dialect.get_unique_constraints(*place):
         yield [*constraint["column_names"]]
     for index in dialect.get_indexes(*place):
         if index["unique"] and not any("where" in key for key in index.get("dialect_options", {})):
             yield index["column_names"]
+
+
+def _unique_in_sqlite(connection: Connection, table: Table) -> Iterator[list[Any]]:
+    """By two PRAGMAs, where SQLAlchemy would read the text of the whole schema."""
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    pragma = f"PRAGMA {quote(table.schema)}." if table.schema else "PRAGMA "
+    indexes = connection.exec_driver_sql(f"{pragma}index_list({quote(table.name)})").all()
+    for _, name, unique, _, partial in indexes:
+        if unique and not partial:
+            columns = connection.exec_driver_sql(f"{pragma}index_info({quote(name)})").all()
+            yield [column for _, _, column in columns]
 
 
 def _parts(items: list[Any]) -> Iterator[list[Any]]:
