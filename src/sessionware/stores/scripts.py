@@ -7,7 +7,7 @@ runs in a transaction of ``Through``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select, update
@@ -178,8 +178,10 @@ class Scripts:
 
     def create(self, connection: Connection) -> None:
         """Create what is missing; several processes may do so at once."""
+        there: list[Table] = []
         for table in (self.schema.sessions, self.schema.retired):
             if connection.dialect.has_table(connection, table.name, table.schema):
+                there.append(table)
                 continue
             try:
                 with Through(connection).transaction():
@@ -191,6 +193,7 @@ class Scripts:
                 if not connection.dialect.has_table(connection, table.name, table.schema):
                     raise
         self._check_columns(connection)
+        _check_unique(connection, there)
 
     def check(self, connection: Connection) -> None:
         """Raise ``ConfigurationError`` unless both tables are there."""
@@ -201,6 +204,7 @@ class Scripts:
         ]
         if not missing:
             self._check_columns(connection)
+            _check_unique(connection, (self.schema.sessions, self.schema.retired))
             return
         raise ConfigurationError(
             [
@@ -215,9 +219,7 @@ class Scripts:
         )
 
     def _check_columns(self, connection: Connection) -> None:
-        """Raise ``ConfigurationError`` if a table of this name is somebody else's, or was made by
-        hand without what keeps two sessions apart.
-        """
+        """Raise ``ConfigurationError`` if a table of this name is somebody else's."""
         for table in (self.schema.sessions, self.schema.retired):
             found = connection.dialect.get_columns(connection, table.name, table.schema)
             missing = sorted(set(table.c.keys()) - {column["name"] for column in found})
@@ -233,19 +235,24 @@ class Scripts:
                         )
                     ]
                 )
-            if not any(columns == ["sid_hash"] for columns in _unique(connection, table)):
-                raise ConfigurationError(
-                    [
-                        Finding(
-                            "SW028",
-                            "table_name",
-                            f"table {table.name!r} has no unique index on sid_hash alone: two "
-                            "sessions could have one ID, and two requests one lock.",
-                            f"CREATE UNIQUE INDEX {table.name}_sid_hash_key ON {table.fullname} "
-                            "(sid_hash).",
-                        )
-                    ]
-                )
+
+
+def _check_unique(connection: Connection, tables: Iterable[Table]) -> None:
+    """Raise ``ConfigurationError`` if one was made by hand without what keeps sessions apart."""
+    for table in tables:
+        if not any(columns == ["sid_hash"] for columns in _unique(connection, table)):
+            raise ConfigurationError(
+                [
+                    Finding(
+                        "SW028",
+                        "table_name",
+                        f"table {table.name!r} has no unique index on sid_hash alone: two sessions "
+                        "could have one ID, and two requests one lock.",
+                        f"CREATE UNIQUE INDEX {table.name}_sid_hash_key ON {table.fullname} "
+                        "(sid_hash).",
+                    )
+                ]
+            )
 
 
 def _unique(connection: Connection, table: Table) -> Iterator[list[Any]]:
