@@ -452,6 +452,11 @@ def test_bytes_that_are_not_utf8_are_a_corrupt_record() -> None:
     assert outcome(b'{"a":"\xff"}', False) is CorruptRecord
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_stored_int_that_python_would_not_write_out_is_corrupt(sign: str) -> None:
+    assert outcome(f'{{"a":{{"~int":"{sign}0x{"f" * 4000}"}}}}'.encode(), True) is CorruptRecord
+
+
 def test_a_stored_pickle_is_not_run() -> None:
     assert outcome(pickle.dumps({"a": 1}), False) is CorruptRecord
 

@@ -76,6 +76,13 @@ def _pack_int(value: int) -> str:
     return hex(value)
 
 
+def _unpack_int(packed: Any) -> int:
+    value = int(packed, 16)
+    if not -INT_TOO_LONG < value < INT_TOO_LONG:
+        raise CorruptRecord("a stored int is longer than Python writes out")
+    return value
+
+
 def _pack_decimal(value: Decimal) -> str:
     if value.is_nan():
         raise Refused("NaN is not equal to itself, so it cannot come back equal; store None")
@@ -166,7 +173,7 @@ TAGS: tuple[Tag, ...] = (
     # Any dict that JSON cannot hold as it is, as [key, value] pairs; this is also the escape for a
     # dict that looks like a tag.
     Tag("~dict", dict, list, _distinct(dict), nested=True),
-    Tag("~int", int, _pack_int, lambda packed: int(packed, 16)),
+    Tag("~int", int, _pack_int, _unpack_int),
     Tag("~bytes", bytes, lambda value: base64.b64encode(value).decode(), _unpack_bytes),
     Tag("~datetime", datetime, _pack_moment, _unpack_moment(datetime)),
     Tag("~date", date, date.isoformat, date.fromisoformat),
