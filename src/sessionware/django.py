@@ -11,25 +11,22 @@ from __future__ import annotations
 # pyright: reportAssignmentType=false
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from django.conf import settings
-from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.contrib.sessions.backends.base import CreateError, UpdateError
 
 from . import clock
 from .cookies import NO_COOKIE, Presented
+from .django_expiry import Expiring
 from .django_middleware import CLIENT, SessionwareMiddleware
 from .django_settings import engine, manager
 from .endings import drop_unwritten
 from .errors import SessionGone, StoreUnavailable
 from .flows import Call, Flow, T, adrive, drive, twins
 from .manager import SessionManager
-from .rows import started
 from .session import Session
 from .states import CookieDue, SessionState, state_of
-from .tracking import ExpiryArgument
-from .users import user_of
 from .waiting import in_event_loop
 
 __all__ = ["SessionStore", "SessionwareMiddleware", "manager"]
@@ -40,7 +37,7 @@ _KEPT: Final = "_sessionware_kept"
 _EXPIRY: Final = "_session_expiry"
 
 
-class SessionStore(SessionBase):  # type: ignore[misc]
+class SessionStore(Expiring):
     """Django's ``request.session``. Its key is the cookie's value: a signed ID.
 
     What Django keeps in ``_session_cache`` is a ``Session`` of the manager's, once it is loaded;
@@ -95,11 +92,6 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         except (TypeError, ValueError):
             # It can't be stored: the save says why.
             return True
-
-    def _own(self) -> Session | None:
-        """The manager's session, if it is loaded."""
-        cached = self.__dict__.get("_session_cache")
-        return cached if isinstance(cached, Session) and cached.link() is not None else None
 
     @property
     def unavailable(self) -> bool:
@@ -198,15 +190,6 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         if self._take_key(state):
             self._modified = True
 
-    def _is_over(self, state: SessionState) -> bool:
-        """Whether an earlier save of this request has ended the session by an expiry in the past:
-        the middleware saves once more.
-        """
-        if state.row is None or state.row.expires_at > clock.now():
-            return False
-        age: int = super().get_expiry_age()
-        return age <= 0
-
     def _renewal_due(self, own: Session) -> bool:
         """Whether a save without a change has to renew the lifetime, as it does in Django."""
         state, rows = state_of(own), manager().rows
@@ -216,50 +199,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]
         due = rows.lifetimes.renewal_due(state.header.expiry, renewed=renewed, now=clock.now())
         return due and not self._differs(own)
 
-    def _lifetime(self, expiry: Any) -> ExpiryArgument:
-        """Django's expiry, which is part of the session's content, in the manager's terms."""
-        if not expiry:
-            age = self.get_session_cookie_age()
-            if age == manager().settings.max_age:
-                return None if expiry is None else 0
-            expiry = age
-        if isinstance(expiry, str):
-            expiry = datetime.fromisoformat(expiry)
-        if not isinstance(expiry, datetime):
-            # The past is an end as well in Django; in the core only a moment can lie in it.
-            return float(expiry) if expiry > 0 else datetime.now(UTC) + timedelta(seconds=expiry)
-        # A naive one is local time, as Django's timezone.now() is where USE_TZ is off.
-        return expiry.astimezone(UTC)
-
     # Django's interface; the base class has the rest.
-
-    def get_session_cookie_age(self) -> int:
-        age = manager().settings.max_age
-        return super().get_session_cookie_age() if age is None else age
-
-    def get_expiry_age(self, **kwargs: Any) -> Any:
-        """Seconds until the session ends, ``absolute_timeout`` included: the cookie's Max-Age."""
-        return self._capped(super().get_expiry_age(**kwargs))
-
-    async def aget_expiry_age(self, **kwargs: Any) -> Any:
-        """Seconds until the session ends; see ``get_expiry_age``."""
-        return self._capped(await super().aget_expiry_age(**kwargs))
-
-    def _capped(self, age: Any) -> Any:
-        core, own, now = manager(), self._own(), clock.now()
-        absolute = core.rows.lifetimes.absolute
-        if absolute is None:
-            return age
-        row = None if own is None else state_of(own).row
-        began = now
-        if own is not None and row is not None:
-            user = user_of(own, core.endings.user_key)
-            if user == row.user_id:
-                began = started(row)
-            elif user is None:
-                # Logged out, and that is not saved yet.
-                began = row.created_at
-        return min(age, max(0, -(-(began + absolute - now) // 1000)))
 
     def __delitem__(self, key: str) -> None:
         # In Django a key that is not there changes nothing: `set_expiry(None)` asks for one.
