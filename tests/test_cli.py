@@ -108,6 +108,14 @@ def test_a_database_without_sessions_is_an_error_and_gets_no_table(run: Run) -> 
     assert run("revoke-all", "--yes").exit_code == 1
 
 
+def test_tables_are_made_on_demand(run: Run) -> None:
+    assert run("check").exit_code == 1
+    assert run("init-db").output == "The tables are there.\n"
+    assert run("init-db").exit_code == 0
+    assert run("check").output == "The database answers, and has the tables.\n"
+    assert run("list", "alice").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -136,27 +144,55 @@ def test_a_password_in_the_url_is_not_shown() -> None:
     assert "geheim" not in result.output
 
 
-@pytest.mark.parametrize("name", ["manager", "app", "app.manager"])
-def test_the_applications_manager_is_imported_from_the_current_folder(
-    name: str, worker: SessionManager, tmp_path: Path
-) -> None:
-    (tmp_path / "shop.py").write_text(
-        "from sessionware import SessionManager, SessionMiddleware\n"
-        f"manager = SessionManager(secret_key={SECRET!r}, store={STORE!r})\n"
-        "app = SessionMiddleware(print, manager=manager)\n"
-    )
-    alice = logged_in(worker, "alice")
-    command = [sys.executable, "-m", "sessionware.cli", "--manager", f"shop:{name}"]
-    done = subprocess.run(
-        [*command, "revoke-user", "alice"],
+def beside(shop: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, in a folder with this application as ``shop.py``."""
+    Path("shop.py").write_text(f"from sessionware import *\n{shop}\n")
+    return subprocess.run(
+        [sys.executable, "-m", "sessionware.cli", *arguments],
         capture_output=True,
         text=True,
-        check=True,
         timeout=60,
         env=dict(os.environ),
     )
+
+
+MANAGER = f"manager = SessionManager(secret_key={SECRET!r}, store={STORE!r}, create_table=False)"
+APP = "app = SessionMiddleware(print, manager=manager)"
+
+
+@pytest.mark.parametrize("name", ["manager", "app", "app.manager"])
+def test_the_applications_manager_is_imported_from_the_current_folder(
+    name: str, worker: SessionManager
+) -> None:
+    alice = logged_in(worker, "alice")
+    done = beside(f"{MANAGER}\n{APP}", "--manager", f"shop:{name}", "revoke-user", "alice")
     assert done.stdout == "1 session ended.\n"
     assert not is_logged_in(alice)
+
+
+def test_tables_are_made_for_an_application_that_must_not_make_them() -> None:
+    assert beside(MANAGER, "--manager", "shop:manager", "purge").returncode == 1
+    assert beside(MANAGER, "--manager", "shop:manager", "init-db").returncode == 0
+    assert beside(MANAGER, "--manager", "shop:manager", "purge").returncode == 0
+
+
+def test_risky_settings_of_the_application_are_listed(worker: SessionManager) -> None:
+    worker.purge()
+    done = beside(MANAGER, "--manager", "shop:manager", "check")
+    assert done.returncode == 0
+    *risks, answer = done.stdout.splitlines()
+    assert [risk.split()[0] for risk in risks] == ["SW007", "SW016"]
+    assert answer.startswith("The database answers")
+    assert done.stderr == ""
+
+
+def test_wrong_settings_of_the_application_are_one_error() -> None:
+    shop = "manager = SessionManager(secret_key='', same_site='none')"
+    done = beside(shop, "--manager", "shop:manager", "check")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "SW001" in done.stderr
+    assert "SW008" in done.stderr
 
 
 def test_the_table_of_commands_names_every_command() -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import anyio
 
+from .events import logger
 from .manager import SessionManager
 from .runners import LoopRunner
+from .stores import open_store
 
 try:
     import click
@@ -47,23 +53,35 @@ def main(context: click.Context, /, place: str | None, **settings: str | None) -
     What ends here has ended for the workers that serve it too, as if one of them had done it.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    context.obj = partial(_chosen, place, given)
+    context.obj = _Chosen(place, given)
 
 
-def _chosen(place: str | None, settings: dict[str, str]) -> SessionManager:
-    if place is None:
-        if "store" not in settings:
-            raise click.UsageError("which sessions? Give --manager MODULE:NAME or --store URL.")
-        # No table is made here: a URL with a slip would end no session, and say so of all.
-        return SessionManager(
-            secret_key=secrets.token_urlsafe(48),
-            create_table=False,
-            purge_interval=0,
-            **settings,  # type: ignore[arg-type]
-        )
-    if settings:
-        raise click.UsageError("--manager has its settings: give either it or --store.")
-    return _imported(place)
+@dataclass(frozen=True)
+class _Chosen:
+    """Which sessions; ``place`` is that of the application's manager."""
+
+    place: str | None
+    settings: dict[str, str]
+
+    def manager(self) -> SessionManager:
+        if self.place is None:
+            if "store" not in self.settings:
+                raise click.UsageError("which sessions? Give --manager MODULE:NAME or --store URL.")
+            # No table is made here: a URL with a slip would end no session, and say so of all.
+            return SessionManager(
+                secret_key=_any_secret(),
+                create_table=False,
+                purge_interval=0,
+                **self.settings,  # type: ignore[arg-type]
+            )
+        if self.settings:
+            raise click.UsageError("--manager has its settings: give either it or --store.")
+        return _imported(self.place)
+
+
+def _any_secret() -> str:
+    """Nothing that is done here reads or makes a cookie."""
+    return secrets.token_urlsafe(48)
 
 
 def _imported(place: str) -> SessionManager:
@@ -86,20 +104,69 @@ def _imported(place: str) -> SessionManager:
     return found
 
 
+@main.command("init-db")
+@click.pass_obj
+def init_db(chosen: _Chosen) -> None:
+    """Create the tables, where they are missing."""
+    with failing_plainly():
+        store = open_store(replace(chosen.manager().settings, create_table=True))
+        manager = SessionManager(secret_key=_any_secret(), store=store, purge_interval=0)
+        _answer(manager, manager.store, "prepare")
+    click.echo("The tables are there.")
+
+
+@main.command("check")
+@click.pass_obj
+def check(chosen: _Chosen) -> None:
+    """Say what is wrong or risky about a manager's settings, then whether the database answers.
+
+    It is asked as a first request would. Exit code 1 if anything is wrong.
+    """
+    with failing_plainly():
+        with _printed() if chosen.place else nullcontext():
+            manager = chosen.manager()
+        _answer(manager, manager.store, "exists", "")
+    click.echo("The database answers, and has the tables.")
+
+
+@contextmanager
+def _printed() -> Iterator[None]:
+    """What is logged of the settings is the answer here."""
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: click.echo(record.getMessage())  # type: ignore[method-assign]
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        logger.setLevel(level)
+
+
 def _ask(method: str, *args: Any, **kwargs: Any) -> Any:
     with failing_plainly():
-        manager = click.get_current_context().obj()
-        if isinstance(manager.store.runner, LoopRunner):
-            return anyio.run(partial(_aask, manager, method, *args, **kwargs))
-        try:
-            return getattr(manager, method)(*args, **kwargs)
-        finally:
-            manager.shutdown()
+        manager = click.get_current_context().obj.manager()
+        return _answer(manager, manager, method, *args, **kwargs)
 
 
-async def _aask(manager: SessionManager, method: str, *args: Any, **kwargs: Any) -> Any:
+def _answer(manager: SessionManager, owner: object, method: str, *args: Any, **kwargs: Any) -> Any:
+    """What a method of the manager's, or of its store, gives; nothing is left open."""
+    if isinstance(manager.store.runner, LoopRunner):
+        return anyio.run(partial(_aanswer, manager, owner, "a" + method, *args, **kwargs))
     try:
-        return await getattr(manager, "a" + method)(*args, **kwargs)
+        return getattr(owner, method)(*args, **kwargs)
+    finally:
+        manager.shutdown()
+
+
+async def _aanswer(
+    manager: SessionManager, owner: object, method: str, *args: Any, **kwargs: Any
+) -> Any:
+    try:
+        return await getattr(owner, method)(*args, **kwargs)
     finally:
         await manager.ashutdown()
 

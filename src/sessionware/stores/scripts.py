@@ -212,8 +212,8 @@ class Scripts:
                     "SW026",
                     "create_table",
                     f"table {missing[0]!r} is not in the database.",
-                    "set create_table=True, or create it with your migrations "
-                    "(docs/schema.md has the Alembic recipe).",
+                    "run `sessionware init-db` (extra `cli`), set create_table=True, or create it "
+                    "with your migrations (docs/schema.md has the Alembic recipe).",
                 )
             ]
         )
