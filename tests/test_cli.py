@@ -144,6 +144,26 @@ def test_a_password_in_the_url_is_not_shown() -> None:
     assert "geheim" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("typed", "inherited"),
+    [
+        (("--store", STORE), {"SESSIONWARE_MANAGER": "nowhere:manager"}),
+        (("--manager", "json:dumps"), {"SESSIONWARE_STORE": STORE}),
+    ],
+)
+def test_what_is_typed_wins_over_the_environment(
+    typed: tuple[str, str],
+    inherited: dict[str, str],
+    worker: SessionManager,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    worker.purge()
+    result = CliRunner().invoke(main, [*typed, "purge"], env=inherited)
+    assert "either" not in result.output
+    assert ("deleted" if typed[0] == "--store" else "'json:dumps'") in result.output
+
+
 def beside(shop: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, in a folder with this application as ``shop.py``."""
     Path("shop.py").write_text(f"from sessionware import *\n{shop}\n")

@@ -22,6 +22,7 @@ from .stores import open_store
 
 try:
     import click
+    from click.core import ParameterSource
 
     from .commands import add_commands, failing_plainly
 except ModuleNotFoundError as error:
@@ -53,10 +54,20 @@ def main(context: click.Context, /, place: str | None, **settings: str | None) -
     What ends here has ended for the workers that serve it too, as if one of them had done it.
     """
     given = {name: value for name, value in settings.items() if value is not None}
+    if place is not None and "store" in given:
+        # What is typed wins over what the environment says.
+        typed = [
+            context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            for name in ("place", "store")
+        ]
+        if typed == [True, False]:
+            del given["store"]
+        elif typed == [False, True]:
+            place = None
     context.obj = _Chosen(place, given)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Chosen:
     """Which sessions; ``place`` is that of the application's manager."""
 
