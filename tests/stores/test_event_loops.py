@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
 import pytest
@@ -77,3 +77,36 @@ def test_an_event_loop_that_ends_closes_its_connections_though_nobody_shuts_the_
             thread.join(5)
         assert set(threading.enumerate()) <= before
         gc.collect()
+
+
+@drivers("aiosqlite", "asyncpg", "asyncmy")
+def test_a_manager_may_be_shut_down_by_what_its_event_loop_ends(
+    driver: str, table_name: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A generator of the application's, closed by the loop at the same time as ours."""
+    manager = SessionManager(
+        secret_key="x" * 40,
+        store=url_of(driver, request),
+        table_name=table_name,
+        purge_interval=None,
+        coherence="validate",
+    )
+    ended: list[str] = []
+
+    async def resource(name: str) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await manager.ashutdown()
+            ended.append(name)
+
+    async def use(generators: list[AsyncGenerator[None, None]]) -> None:
+        await manager.store.aput("key", {"a": 1})
+        for generator in generators:
+            await anext(generator)
+
+    # Some are closed before ours, and some after it.
+    generators = [resource(name) for name in "abcd"]
+    asyncio.run(use(generators))
+    assert sorted(ended) == [*"abcd"]
+    assert caplog.text == ""

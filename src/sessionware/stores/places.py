@@ -90,15 +90,18 @@ class Place:
         try:
             yield
         finally:
-            if self not in parents:
+            if self._end is not None and self not in parents:
                 with suppress(Exception):
                     async with asyncio.timeout(timeout):
                         await self.let_go()
 
     async def close(self) -> None:
-        """In its loop, which may go on without it."""
-        if self._end is not None:
-            await self._end.aclose()
+        """In its loop, which may go on without it, or be at its end."""
+        end, self._end = self._end, None
+        if end is not None:
+            # The loop may be closing it at this moment.
+            with suppress(RuntimeError):
+                await end.aclose()
         await self.let_go()
 
     async def let_go(self) -> None:
