@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -11,7 +10,7 @@ from . import clock
 from .chance import chance
 from .errors import Contention, DuplicateKey, OutcomeUnknown, StoreUnavailable
 from .events import EventSink
-from .flows import Flow, Pause, T
+from .flows import Flow, Pause, patiently
 from .limits import UserLimit
 from .plans import Delete, Insert, Plan, Rotate, Touch, Update
 from .records import handle_of, read_nonce
@@ -83,7 +82,7 @@ class Committer:
             made = self._rows.first(change, hash_id(session_id), handle)
             row = made.row
             try:
-                row = yield from _patiently(partial(self._insert_once, row))
+                row = yield from patiently(partial(self._insert_once, row))
             except DuplicateKey:
                 found = yield from self._store.load_flow(row.sid_hash, change.now)
                 if not isinstance(found, Row) or handle_of(found.data) != handle.hex():
@@ -156,7 +155,7 @@ class Committer:
         """
         handle = state.handle
         try:
-            hit = yield from _patiently(lambda: self._store.remove_flow(row, None, epoch))
+            hit = yield from patiently(lambda: self._store.remove_flow(row, None, epoch))
         except OutcomeUnknown:
             hit = yield from self._remove_again(row, epoch)
         if not hit:
@@ -278,7 +277,7 @@ class Committer:
                     return None, verdict
 
         try:
-            verdict: Verdict = yield from _patiently(
+            verdict: Verdict = yield from patiently(
                 lambda: self._store.alter_flow(loaded, decide, change.now, change.now + _RETIRED_MS)
             )
         except OutcomeUnknown:
@@ -315,13 +314,3 @@ def _nothing() -> Flow[Verdict]:
     """A flow that asks for nothing."""
     return Lost("nothing was to be done")
     yield
-
-
-def _patiently(flow: Callable[[], Flow[T]]) -> Flow[T]:
-    """Try again where other writers were in the way (a deadlock); the last refusal is raised."""
-    for attempt in range(1, _TRIES):
-        try:
-            return (yield from flow())
-        except Contention:
-            yield Pause(chance.uniform(0.005, 0.02) * attempt)
-    return (yield from flow())

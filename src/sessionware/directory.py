@@ -11,7 +11,7 @@ from typing import Any
 from . import clock
 from .errors import OutcomeUnknown
 from .events import EventSink
-from .flows import Flow, Parts, T, part_twins, twins
+from .flows import Flow, Parts, T, part_twins, patiently, twins
 from .records import handle_of
 from .session import Session, as_datetime
 from .states import state_of
@@ -115,10 +115,10 @@ class Directory:
         ``hashes`` are those of what may have been ended (None: any row's).
         """
         try:
-            return (yield from flow())
+            return (yield from patiently(flow))
         except OutcomeUnknown:
             pass
-        answer = yield from flow()
+        answer = yield from patiently(flow)
         yield from self.store.telling_late(hashes)
         return answer
 

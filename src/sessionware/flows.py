@@ -9,12 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import closing
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import anyio
 
+from .chance import chance
+from .errors import Contention
+
 T = TypeVar("T")
 P = ParamSpec("P")
+_TRIES: Final = 3
 
 
 class Call(NamedTuple):
@@ -119,6 +123,18 @@ async def adrive(
             except Exception as raised:
                 error = raised
             wanted = None
+
+
+def patiently(flow: Callable[[], Flow[T]]) -> Flow[T]:
+    """Try again where other writers were in the way (a deadlock, or a lock that was held for long);
+    the last refusal is raised.
+    """
+    for attempt in range(1, _TRIES):
+        try:
+            return (yield from flow())
+        except Contention:
+            yield Pause(chance.uniform(0.005, 0.02) * attempt)
+    return (yield from flow())
 
 
 class RunsFlows(Protocol):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from sessionware import Session
+from sessionware import Session, SessionManager
 from sessionware.errors import OutcomeUnknown
 from tests.apps import Answer, attributes
 from tests.byhand import Clock, login, storing
@@ -226,3 +227,38 @@ async def test_a_logout_that_is_not_certain_is_not_answered_as_done(scene: Scene
     answer = await client.visit(logout)
     assert "expires" in attributes(answer.set_cookie)
     assert scene.rows() == 0
+
+
+async def revoke(manager: SessionManager) -> object:
+    (info,) = await manager.alist_sessions("alice")
+    return await manager.arevoke(info.handle, user_id="alice")
+
+
+# What an operator or an application asks for, and the store's method that does it.
+ENDINGS: dict[str, tuple[Callable[[SessionManager], Awaitable[object]], str]] = {
+    "revoke": (revoke, "remove"),
+    "revoke_user": (lambda manager: manager.arevoke_user("alice"), "remove_user"),
+    "revoke_all": (lambda manager: manager.arevoke_all(), "remove_all"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("end", "method"), ENDINGS.values(), ids=ENDINGS)
+async def test_sessions_are_ended_though_the_first_try_failed(
+    scene: Scene,
+    end: Callable[[SessionManager], Awaitable[object]],
+    method: str,
+    fault: Step,
+) -> None:
+    client = await scene.session(login("alice"))
+    scene.store.script(method, fault)
+    await end(scene.here)
+    assert scene.store.finished
+    assert await client.content() == {}
+    assert scene.rows() == 0
+
+
+async def test_a_value_is_deleted_though_other_writers_were_in_the_way(scene: Scene) -> None:
+    await scene.here.store.aput("key", {"a": 1})
+    scene.store.script("remove", contended, contended)
+    assert await scene.here.store.adelete("key")

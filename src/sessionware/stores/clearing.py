@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from ..cache import RowCache
 from ..errors import OutcomeUnknown, StoreUnavailable
-from ..flows import Call, Flow, Part, Parts, Pause, part_twins
+from ..flows import Call, Flow, Part, Parts, Pause, part_twins, patiently
 from ..pacing import HASTY_TARGET, Pace
 from .uncached import Uncached
 
@@ -59,10 +60,10 @@ class Clears(Uncached):
     def _surely(self, call: Call) -> Parts[Any]:
         """Deleting what is gone does no harm, so a lost answer is asked for again."""
         try:
-            return (yield Part(self._emptying(call)))
+            return (yield Part(patiently(partial(self._emptying, call))))
         except OutcomeUnknown:
             pass
-        return (yield Part(self._emptying(call)))
+        return (yield Part(patiently(partial(self._emptying, call))))
 
     def _emptying(self, call: Call) -> Flow[Any]:
         """Delete any rows, and let everybody know: with each part, since a part that is under way

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -11,7 +12,7 @@ from .. import clock
 from ..chance import eight_bytes
 from ..codecs import Codec, too_large
 from ..errors import Contention, DuplicateKey, StoreUnavailable
-from ..flows import Flow, Parts, Pause, T, part_twins, twins
+from ..flows import Flow, Parts, Pause, T, part_twins, patiently, twins
 from ..lifetimes import DEFAULT_EXPIRY
 from ..records import HANDLE_BYTES, NO_OWNER, Header, RecordFormat
 from ..tokens import new_id
@@ -143,7 +144,7 @@ class KeyedStore:
         found = yield from self.load_flow(_hash(key), now)
         if not isinstance(found, Row):
             return False
-        removed = yield from self.remove_flow(found)
+        removed = yield from patiently(partial(self.remove_flow, found))
         self.forget_key(found.sid_hash)
         return removed and found.expires_at > now
 
