@@ -31,6 +31,11 @@ BUSY_SECONDS: Final = 0.3
 
 def fork_unnoticed() -> int:
     """As uWSGI forks: no hook of Python's is called."""
+    # The interpreter of the child may hang for good if a thread waits for its turn at that moment:
+    # let those that end come to their end, and the others to rest.
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(0.2)
     process: int = ctypes.PyDLL(None).fork()
     return process
 
