@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -125,6 +128,7 @@ def test_tables_are_made_on_demand(run: Run) -> None:
         (("--manager", "json:dumps"), "is no SessionManager"),
         (("--manager", "json"), "form MODULE:NAME"),
         (("--manager", ":manager"), "form MODULE:NAME"),
+        (("--manager", ".shop:manager"), "form MODULE:NAME"),
     ],
 )
 def test_what_names_no_sessions_is_refused(
@@ -134,6 +138,18 @@ def test_what_names_no_sessions_is_refused(
     result = CliRunner().invoke(main, [*arguments, "list", "alice"])
     assert result.exit_code == 2
     assert complaint in result.output
+
+
+def test_a_database_that_is_busy_for_longer_than_a_request_waits_is_waited_for(
+    worker: SessionManager, run: Run
+) -> None:
+    logged_in(worker, "alice")
+    with closing(sqlite3.connect("sessions.db", check_same_thread=False)) as rival:
+        rival.execute("BEGIN IMMEDIATE")
+        rest = threading.Timer(worker.store.timeout + 1, rival.rollback)
+        rest.start()
+        assert run("revoke-user", "alice").output == "1 session ended.\n"
+        rest.join()
 
 
 def test_a_password_in_the_url_is_not_shown() -> None:

@@ -83,10 +83,15 @@ class _Chosen:
                 secret_key=_any_secret(),
                 create_table=False,
                 purge_interval=0,
+                # No request waits for it, and connecting alone takes seconds over a slow network.
+                store_timeout=30,
                 **self.settings,  # type: ignore[arg-type]
             )
         if self.settings:
-            raise click.UsageError("--manager has its settings: give either it or --store.")
+            raise click.UsageError(
+                "--manager has its settings: give either it or --store (SESSIONWARE_STORE) and "
+                "--table-name."
+            )
         return _imported(self.place)
 
 
@@ -98,7 +103,7 @@ def _any_secret() -> str:
 def _imported(place: str) -> SessionManager:
     """The manager under a name like ``shop.web:manager``, also from the current folder."""
     module, _, name = place.partition(":")
-    if not module or not name:
+    if not all(module.split(".")) or not name:
         raise click.BadParameter(f"{place!r} is not of the form MODULE:NAME.")
     sys.path.insert(0, os.getcwd())
     try:
