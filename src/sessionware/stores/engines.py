@@ -142,13 +142,13 @@ def _connect_args(url: URL, timeout: float) -> dict[str, Any]:
 
 def _give_up_sooner(timeout: float) -> str:
     """For MySQL and MariaDB: the server goes on waiting for a lock when its client has gone, and
-    then does what was given up, unknown to anybody. MySQL, for which the last is a comment, knows
-    whole seconds only.
+    then does what was given up, unknown to anybody. MySQL and MariaDB before 10.1.1, for which the
+    last is a comment, know whole seconds only.
     """
     whole = max(1, math.ceil(timeout) - 1)
     return (
         f"SET SESSION innodb_lock_wait_timeout = {whole}, lock_wait_timeout = {whole}"
-        f" /*M! , max_statement_time = {timeout * 0.9:.3f} */"
+        f" /*M!100101 , max_statement_time = {timeout * 0.9:.3f} */"
     )
 
 
