@@ -105,6 +105,7 @@ def test_another_table_is_found_by_its_name(run: Run) -> None:
 
 
 def test_a_database_without_sessions_is_an_error_and_gets_no_table(run: Run) -> None:
+    Path("sessions.db").touch()
     result = run("revoke-all", "--yes")
     assert result.exit_code == 1
     assert "table 'sessions' is not in the database" in result.output
@@ -117,6 +118,13 @@ def test_tables_are_made_on_demand(run: Run) -> None:
     assert run("init-db").exit_code == 0
     assert run("check").output == "The database answers, and has the tables.\n"
     assert run("list", "alice").exit_code == 0
+
+
+def test_a_file_that_is_not_there_is_an_error_and_not_made(run: Run) -> None:
+    result = run("revoke-all", "--yes")
+    assert result.exit_code == 1
+    assert "there is no SQLite file" in result.output
+    assert not Path("sessions.db").exists()
 
 
 @pytest.mark.parametrize(

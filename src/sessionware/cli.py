@@ -74,12 +74,13 @@ class _Chosen:
     place: str | None
     settings: dict[str, str]
 
-    def manager(self) -> SessionManager:
+    def manager(self, *, making: bool = False) -> SessionManager:
+        """One for them; ``making`` says that there may be none of it yet."""
         if self.place is None:
             if "store" not in self.settings:
                 raise click.UsageError("which sessions? Give --manager MODULE:NAME or --store URL.")
             # No table is made here: a URL with a slip would end no session, and say so of all.
-            return SessionManager(
+            manager = SessionManager(
                 secret_key=_any_secret(),
                 create_table=False,
                 purge_interval=0,
@@ -87,6 +88,11 @@ class _Chosen:
                 store_timeout=30,
                 **self.settings,  # type: ignore[arg-type]
             )
+            file = manager.store.store.file
+            # As from another folder: SQLite would make it.
+            if not (making or file is None or os.path.exists(file)):
+                raise click.ClickException(f"there is no SQLite file {os.path.abspath(file)}.")
+            return manager
         if self.settings:
             raise click.UsageError(
                 "--manager has its settings: give either it or --store (SESSIONWARE_STORE) and "
@@ -125,7 +131,7 @@ def _imported(place: str) -> SessionManager:
 def init_db(chosen: _Chosen) -> None:
     """Create the tables, where they are missing."""
     with failing_plainly():
-        store = open_store(replace(chosen.manager().settings, create_table=True))
+        store = open_store(replace(chosen.manager(making=True).settings, create_table=True))
         manager = SessionManager(secret_key=_any_secret(), store=store, purge_interval=0)
         _answer(manager, manager.store, "prepare")
     click.echo("The tables are there.")
