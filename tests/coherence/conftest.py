@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, make_url
 
 from sessionware import SessionManager
 from tests.apps import SECRET
 from tests.coherence.worker import Worker
+from tests.faults.proxy import Proxy
 
 
 @pytest.fixture
@@ -59,3 +60,19 @@ def statements() -> Iterator[list[str]]:
     event.listen(Engine, "before_cursor_execute", note)
     yield found
     event.remove(Engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[Proxy]:
+    """Before PostgreSQL."""
+    url = make_url(postgres_url)
+    made = Proxy(url.host or "127.0.0.1", url.port or 5432)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def proxied(postgres_url: str, proxy: Proxy) -> str:
+    """The server through the proxy."""
+    url = make_url(postgres_url).set(host="127.0.0.1", port=proxy.port)
+    return url.render_as_string(hide_password=False)

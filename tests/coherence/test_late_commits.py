@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
 
 from sessionware import Session, SessionManager
 from tests.byhand import Visitor, storing
@@ -20,14 +19,6 @@ pytestmark = pytest.mark.postgres
 
 Make = Callable[..., SessionManager]
 Change = Callable[[SessionManager, str], object]
-
-
-@pytest.fixture
-def proxy(postgres_url: str) -> Iterator[Proxy]:
-    url = make_url(postgres_url)
-    made = Proxy(url.host or "127.0.0.1", url.port or 5432)
-    yield made
-    made.close()
 
 
 def visiting(act: Callable[[Session], object]) -> Change:
@@ -65,13 +56,12 @@ def test_what_is_done_after_its_connection_was_cut_is_seen_by_who_has_read_the_r
     make_manager: Make,
     postgres_url: str,
     proxy: Proxy,
+    proxied: str,
     table_name: str,
     change: Change,
     left: dict[str, Any],
 ) -> None:
-    url = make_url(postgres_url).set(host="127.0.0.1", port=proxy.port)
-    cut = url.render_as_string(hide_password=False)
-    here = make_manager(cut, listen_url=postgres_url, store_timeout=20)
+    here = make_manager(proxied, listen_url=postgres_url, store_timeout=20)
     there = make_manager(postgres_url)
     cookie = session(there, user_id="alice", n=1)
     warm(here, cookie)

@@ -73,21 +73,6 @@ def short(table_name: str) -> Callable[..., Broadcast]:
 
 
 @pytest.fixture
-def proxy(postgres_url: str) -> Iterator[Proxy]:
-    url = make_url(postgres_url)
-    made = Proxy(url.host or "127.0.0.1", url.port or 5432)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def proxied(postgres_url: str, proxy: Proxy) -> str:
-    """The server through the proxy."""
-    url = make_url(postgres_url).set(host="127.0.0.1", port=proxy.port)
-    return url.render_as_string(hide_password=False)
-
-
-@pytest.fixture
 def heard(postgres_url: str, make_manager: Make) -> Iterator[Callable[[SessionManager], list[str]]]:
     """What is said on a manager's channel from now on."""
     with psycopg.connect(with_driver(postgres_url, "postgresql"), autocommit=True) as connection:

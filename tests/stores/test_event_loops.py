@@ -50,20 +50,25 @@ def test_event_loops_that_have_ended_leave_no_thread_and_no_connection_behind(
     assert set(threading.enumerate()) <= before
 
 
-@drivers("aiosqlite", "asyncpg", "asyncmy")
-def test_an_event_loop_that_ends_closes_its_connections_though_nobody_shuts_the_manager_down(
-    driver: str, table_name: str, request: pytest.FixtureRequest
-) -> None:
-    """A test client without a lifespan, or a server with none. What is left open says so when it is
-    collected, by a ResourceWarning.
-    """
-    manager = SessionManager(
+@pytest.fixture
+def manager(driver: str, table_name: str, request: pytest.FixtureRequest) -> SessionManager:
+    """That nobody shuts down."""
+    return SessionManager(
         secret_key="x" * 40,
         store=url_of(driver, request),
         table_name=table_name,
         purge_interval=None,
         coherence="validate",
     )
+
+
+@drivers("aiosqlite", "asyncpg", "asyncmy")
+def test_an_event_loop_that_ends_closes_its_connections_though_nobody_shuts_the_manager_down(
+    manager: SessionManager,
+) -> None:
+    """A test client without a lifespan, or a server with none. What is left open says so when it is
+    collected, by a ResourceWarning.
+    """
     before = set(threading.enumerate())
 
     async def use() -> None:
@@ -81,16 +86,9 @@ def test_an_event_loop_that_ends_closes_its_connections_though_nobody_shuts_the_
 
 @drivers("aiosqlite", "asyncpg", "asyncmy")
 def test_a_manager_may_be_shut_down_by_what_its_event_loop_ends(
-    driver: str, table_name: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+    manager: SessionManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A generator of the application's, closed by the loop at the same time as ours."""
-    manager = SessionManager(
-        secret_key="x" * 40,
-        store=url_of(driver, request),
-        table_name=table_name,
-        purge_interval=None,
-        coherence="validate",
-    )
     ended: list[str] = []
 
     async def resource(name: str) -> AsyncGenerator[None, None]:
