@@ -130,6 +130,8 @@ class SessionMiddleware:
             if exchange.started and (session.exposed or session.asking or session.modified):
                 manager.check_late_change(session)
         finally:
+            # However it ended: whoever tries again with the same scope begins a new request.
+            state_of(session).started = True
             if kind == "websocket":
                 manager.unwatch(session)
 
@@ -212,8 +214,6 @@ class _Exchange:
             # Logged out means logged out; a store that fails at it has been reported.
             with suppress(StoreUnavailable):
                 await self._manager.afinish(self._session, failed=True)
-        # Whoever tries again with the same scope begins a new request.
-        state_of(self._session).started = True
         if not (self._store_failed or is_from(error, StoreUnavailable)):
             return False
         await self._unavailable()

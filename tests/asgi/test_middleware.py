@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
+import anyio
 import fastapi
 import pytest
 from starlette.applications import Starlette
@@ -26,6 +27,7 @@ from sessionware import (
     Session,
     SessionManager,
     SessionMiddleware,
+    StoreUnavailable,
     manager_of,
     session_of,
 )
@@ -155,6 +157,56 @@ async def test_a_request_that_is_tried_again_after_an_error_is_saved(
     assert len((await browser.get("/")).set_cookies) == 1
     answer = await Browser(app, browser.token).get("/write")
     assert (answer.json(), len(seen)) == ({"tries": 1}, 2)
+
+
+async def test_a_request_that_is_tried_again_after_a_cancellation_is_saved(
+    make_manager: Managers,
+) -> None:
+    async def slow(request: Request) -> Response:
+        request.session["tries"] = len(seen)
+        seen.append(dict(request.session))
+        if len(seen) == 1:
+            await anyio.sleep_forever()
+        return Response()
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        with anyio.move_on_after(0.01):
+            await app(scope, receive, send)
+        await app(scope, receive, send)
+
+    seen: list[dict[str, Any]] = []
+    manager = make_manager()
+    app = SessionMiddleware(Router([Route("/", slow)]), manager=manager)
+    browser = Browser(server)
+    assert len((await browser.get("/")).set_cookies) == 1
+    answer = await Browser(behind(manager), browser.token).get("/write")
+    assert (answer.json(), len(seen)) == ({"tries": 1}, 2)
+
+
+async def test_a_request_that_is_tried_again_after_a_503_is_saved(make_manager: Managers) -> None:
+    async def handling(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"]["a"] = 1
+        try:
+            await Response()(scope, receive, send)
+        except StoreUnavailable:
+            store.down.clear()
+            await Response(status_code=500)(scope, receive, send)
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        first: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            first.append(message)
+
+        await app(scope, receive, keep)
+        assert first[0]["status"] == 503
+        await app(scope, receive, send)
+
+    store = FailingStore()
+    store.down.add("*")
+    app = SessionMiddleware(handling, manager=make_manager(store=store))
+    answer = await Browser(server).get("/")
+    assert (answer.status, len(answer.set_cookies)) == (200, 1)
 
 
 async def test_different_cookie_names_are_different_sessions_and_the_inner_one_is_seen(
