@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, parse_cookie
 
 from .adapting import UNAVAILABLE, client_of, is_from
 from .django_settings import engine, manager
@@ -80,13 +80,26 @@ def _choose_cookie(request: HttpRequest, header: str) -> None:
     values = made.manager.cookies.values(_fields(request, header))
     if values is not None and len(values) == 1:
         # What it is worth is for the engine to say.
-        request.COOKIES[name] = values[0].decode("latin-1")
-        return
-    chosen = made.manager.identify(values).id
-    if chosen is None:
-        request.COOKIES.pop(name, None)
+        chosen = values[0].decode("latin-1")
     else:
-        request.COOKIES[name] = made.tokens.sign(chosen)
+        known = made.manager.identify(values).id
+        chosen = None if known is None else made.tokens.sign(known)
+    cookies = request.COOKIES
+    there = cookies.get(name)
+    if there == chosen or there != _read_by_django(request, header).get(name):
+        # A middleware of the application's may have taken it out, or put another one in its place.
+        return
+    if chosen is None:
+        del cookies[name]
+    else:
+        cookies[name] = chosen
+
+
+def _read_by_django(request: HttpRequest, header: str) -> dict[str, str]:
+    if not hasattr(request, "scope"):
+        header = header.encode("latin-1", "replace").decode(errors="replace")
+    found: dict[str, str] = parse_cookie(header)
+    return found
 
 
 def _fields(request: HttpRequest, header: str) -> list[bytes]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 # mypy: disable-error-code="import-untyped"
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
 from django.http import HttpResponse
+from django.test import override_settings
 
 from sessionware import SerializationError
 from sessionware.tokens import Tokens, new_id
 from tests.apps import SECRET
+from tests.django import site
 from tests.django.conftest import Database
 from tests.django.site import COOKIE, Browser, Request, storing, untouched, username
 from tests.hostile_cookies import HOSTILE, HostileCookie, ingredients
@@ -385,6 +389,31 @@ def test_a_session_that_ended_meanwhile_makes_it_a_bad_request(
     answer = browser.visit(slow)
     assert (answer.status, answer.cookie) == (400, None)
     assert database.count() == 0
+
+
+@pytest.mark.parametrize("put", [None, "another"])
+def test_a_cookie_that_a_middleware_has_taken_out_or_replaced_stays_so(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, put: str | None
+) -> None:
+    """As for pages that a cache keeps, or for a look at the site with another's eyes."""
+
+    class Replacing:
+        def __init__(self, get_response: Callable[[Request], Any]) -> None:
+            self.get_response = get_response
+
+        def __call__(self, request: Request) -> Any:
+            del request.COOKIES[COOKIE]
+            if put is not None:
+                request.COOKIES[COOKIE] = other.key
+            return self.get_response(request)
+
+    other = Browser()
+    other.visit(storing(who="another"))
+    browser.visit(storing(who="me"))
+    monkeypatch.setattr(site, "Replacing", Replacing, raising=False)
+    with override_settings(MIDDLEWARE=["tests.django.site.Replacing", *settings.MIDDLEWARE]):
+        found = browser.twin().content()
+    assert found == ({} if put is None else {"who": put})
 
 
 def saying_that_it_was_modified(request: Request) -> None:
