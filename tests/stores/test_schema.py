@@ -271,6 +271,32 @@ def test_a_table_without_its_unique_hash_is_refused_with_the_statement_that_mend
     open_store(url, table_name=table_name, create_table=create_table).prepare()
 
 
+@drivers("psycopg", "pymysql")
+@pytest.mark.parametrize("create_table", [True, False])
+def test_a_view_may_stand_before_a_table(
+    open_store: Callable[..., SQLStore],
+    url: str,
+    engine: Engine,
+    table_name: str,
+    create_table: bool,
+    request: pytest.FixtureRequest,
+) -> None:
+    open_store(url, table_name=table_name).prepare()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {table_name} RENAME TO {table_name}_2")
+        connection.exec_driver_sql(f"CREATE VIEW {table_name} AS SELECT * FROM {table_name}_2")
+    request.addfinalizer(functools.partial(_drop_view, engine, table_name))
+    store = open_store(url, table_name=table_name, create_table=create_table)
+    store.prepare()
+    row = put(store)
+    assert store.load(row.sid_hash, NOW) == row
+
+
+def _drop_view(engine: Engine, name: str) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP VIEW {name}")
+
+
 @pytest.fixture
 def schema_name(driver: str, table_name: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """A schema to put a table into."""
