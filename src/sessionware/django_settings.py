@@ -128,10 +128,11 @@ def build_manager() -> SessionManager:
 
 def _from_django() -> dict[str, Any]:
     options = {name: getattr(settings, django_name) for name, django_name in DJANGO_NAMES.items()}
-    # Both of these leave the attribute out, in Django's way.
+    # These leave the attribute out, in Django's way.
     options["domain"] = options["domain"] or None
-    if not options["same_site"]:
-        del options["same_site"]
+    for name in ("path", "same_site"):
+        if not options[name]:
+            del options[name]
     # Other keys are the application's own: before the second factor, "user_id" is no login.
     options["user_key"] = SESSION_KEY
     if settings.SESSION_SERIALIZER != global_settings.SESSION_SERIALIZER:

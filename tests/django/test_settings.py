@@ -159,6 +159,13 @@ def test_what_leaves_a_cookies_attribute_out_is_no_mistake(
     assert manager().settings.domain is None
 
 
+@pytest.mark.parametrize("path", ["", None])
+def test_a_cookie_without_a_path_is_no_mistake(configure: Configure, path: str | None) -> None:
+    """As where it is that of a FORCE_SCRIPT_NAME, which is None where there is none."""
+    configure(SESSION_COOKIE_PATH=path)
+    assert manager().settings.path == "/"
+
+
 @pytest.mark.parametrize(
     "name",
     [
