@@ -301,8 +301,6 @@ class _Exchange:
         if self._begun:
             return False
         self._end_session()
-        # Whoever tries again with the same environ begins a new request.
-        state_of(self._session).started = True
         if not is_from(error, StoreUnavailable):
             return False
         self._begun = self._unavailable = True
@@ -321,6 +319,8 @@ class _Exchange:
             # A store that fails at it has been reported.
             with suppress(StoreUnavailable):
                 self._manager.finish(self._session, failed=True)
+        # Whoever tries again with the same environ begins a new request.
+        state_of(self._session).started = True
 
 
 def _client(environ: WSGIEnvironment) -> tuple[str | None, str | None]:

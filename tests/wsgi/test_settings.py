@@ -136,6 +136,23 @@ def test_a_request_that_is_tried_again_after_an_error_is_saved(
     assert seen == [{"tries": 0}, {"tries": 1}, {"tries": 2}]
 
 
+def test_a_request_that_is_tried_again_after_nobody_read_its_answer_is_saved(
+    make_manager: MakeManager,
+) -> None:
+    def late(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        yield from routes(environ, start_response)
+
+    def server(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        unread: Any = app(environ, start_response)
+        unread.close()
+        return app(environ, start_response)
+
+    app = SessionMiddleware(late, manager=make_manager())
+    browser = WsgiBrowser(server)
+    browser.get("/write?a=1", validated=False)
+    assert browser.get("/read", validated=False).json() == {"a": "1"}
+
+
 def test_two_middlewares_with_the_same_cookie_and_different_managers_are_refused(
     make_manager: MakeManager,
 ) -> None:
