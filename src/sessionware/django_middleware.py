@@ -80,7 +80,7 @@ def _choose_cookie(request: HttpRequest, header: str) -> None:
     values = made.manager.cookies.values(_fields(request, header))
     if values is not None and len(values) == 1:
         # What it is worth is for the engine to say.
-        chosen = values[0].decode("latin-1")
+        chosen: str | None = values[0].decode("latin-1")
     else:
         known = made.manager.identify(values).id
         chosen = None if known is None else made.tokens.sign(known)
