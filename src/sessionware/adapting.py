@@ -98,9 +98,11 @@ def is_loaded_outside(outer: object, manager: SessionManager) -> bool:
     Raises ``ConfigurationError`` if another middleware owns the same cookie.
     """
     link = outer.tie if isinstance(outer, Session) else None
-    if not isinstance(link, SessionState) or link.started:
-        # Where the response has begun, it is that of an earlier request in the same scope or
-        # environ: some callers keep one and use it again.
+    if not isinstance(link, SessionState):
+        return False
+    if link.started if link.serving is None else not link.serving:
+        # It is that of an earlier request in the same scope or environ: some callers keep one and
+        # use it again.
         return False
     if link.manager is manager:
         return True

@@ -27,7 +27,7 @@ from .headers import add_vary_cookie, sets_cookie, with_session
 from .manager import SessionManager
 from .rows import NOBODY
 from .session import NoSession, Session
-from .states import CookieDue, SessionState, state_of
+from .states import CookieDue, SessionState
 
 if TYPE_CHECKING:
     from starlette.datastructures import Secret
@@ -120,6 +120,7 @@ class SessionMiddleware:
         scope["session"] = session
         scope[MANAGER_KEY] = manager
         exchange = _Exchange(manager, scope, session, send)
+        session.tie.serving = True  # type: ignore[union-attr]
         try:
             await self.app(scope, receive, exchange.send)
         except Exception as error:
@@ -131,7 +132,7 @@ class SessionMiddleware:
                 manager.check_late_change(session)
         finally:
             # However it ended: whoever tries again with the same scope begins a new request.
-            state_of(session).started = True
+            session.tie.serving = False  # type: ignore[union-attr]
             if kind == "websocket":
                 manager.unwatch(session)
 

@@ -67,6 +67,7 @@ class SessionState:
         "row",
         "savable",
         "sent",
+        "serving",
         "started",
     )
 
@@ -90,6 +91,8 @@ class SessionState:
         self.failure: StoreUnavailable | None = None
         self.cookie = CookieDue.NOTHING
         self.started = False
+        # Whether the call that it was loaded for goes on; None where nobody says so.
+        self.serving: bool | None = None
         self.locked: SessionLock | None = None
         self.loaded = loaded
         self.sent: object = None
@@ -122,7 +125,7 @@ class SessionState:
         work.pending, work.id, work.row, work.folded = self.pending, self.id, self.row, self.folded
         work.payload, work.rich, work.savable = self.payload, self.rich, self.savable
         work.failure, work.cookie = self.failure, self.cookie
-        work.started, work.locked = self.started, self.locked
+        work.started, work.serving, work.locked = self.started, self.serving, self.locked
         work.loaded, work.sent = self.loaded, self.sent
         work._header, work._handle = self._header, self._handle
         return work

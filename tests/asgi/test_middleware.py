@@ -12,6 +12,7 @@ import anyio
 import fastapi
 import pytest
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
@@ -157,6 +158,32 @@ async def test_a_request_that_is_tried_again_after_an_error_is_saved(
     assert len((await browser.get("/")).set_cookies) == 1
     answer = await Browser(app, browser.token).get("/write")
     assert (answer.json(), len(seen)) == ({"tries": 1}, 2)
+
+
+async def test_an_inner_application_called_after_the_response_finds_the_same_session(
+    make_manager: Managers,
+) -> None:
+    async def unheard(message: Message) -> None:
+        pass
+
+    async def inner(request: Request) -> Response:
+        seen.append(dict(request.session))
+        return Response()
+
+    async def login(request: Request) -> Response:
+        async def afterwards() -> None:
+            await called(request.scope, request.receive, unheard)
+
+        request.session["user_id"] = "alice"
+        return Response(background=BackgroundTask(afterwards))
+
+    seen: list[dict[str, Any]] = []
+    manager = make_manager()
+    called = SessionMiddleware(Router([Route("/login", inner)]), manager=manager)
+    browser = Browser(behind(manager, Route("/login", login)))
+    await browser.get("/write?a=1")
+    await browser.get("/login")
+    assert seen == [{"a": "1", "user_id": "alice"}]
 
 
 async def test_a_request_that_is_tried_again_after_a_cancellation_is_saved(
