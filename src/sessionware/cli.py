@@ -131,8 +131,13 @@ def _imported(place: str) -> SessionManager:
 def init_db(chosen: _Chosen) -> None:
     """Create the tables, where they are missing."""
     with failing_plainly():
-        store = open_store(replace(chosen.manager(making=True).settings, create_table=True))
-        manager = SessionManager(secret_key=_any_secret(), store=store, purge_interval=0)
+        settings = replace(chosen.manager(making=True).settings, create_table=True)
+        manager = SessionManager(
+            secret_key=_any_secret(),
+            store=open_store(settings),
+            store_timeout=settings.store_timeout,
+            purge_interval=0,
+        )
         _answer(manager, manager.store, "prepare")
     click.echo("The tables are there.")
 

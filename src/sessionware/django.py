@@ -16,7 +16,6 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError, UpdateError
 
-from . import clock
 from .cookies import NO_COOKIE, Presented
 from .django_expiry import Expiring
 from .django_middleware import CLIENT, SessionwareMiddleware
@@ -167,8 +166,9 @@ class SessionStore(Expiring):
         if self._is_over(state):
             return
         while True:
+            # This is a write, so that a save without a change renews the lifetime, as in Django.
             own.set_expiry(self._lifetime(dict.get(own, _EXPIRY)))
-            if not dict.__len__(own) or self._renewal_due(own):
+            if not dict.__len__(own):
                 dict.__setitem__(own, _KEPT, True)
                 own.note_written((_KEPT,))
             row = state.row
@@ -189,15 +189,6 @@ class SessionStore(Expiring):
             # Two requests deleted the last keys: merged, nothing was left.
         if self._take_key(state):
             self._modified = True
-
-    def _renewal_due(self, own: Session) -> bool:
-        """Whether a save without a change has to renew the lifetime, as it does in Django."""
-        state, rows = state_of(own), manager().rows
-        if state.row is None or state.header is None:
-            return False
-        renewed = rows.renewed(state.header, state.row)
-        due = rows.lifetimes.renewal_due(state.header.expiry, renewed=renewed, now=clock.now())
-        return due and not self._differs(own)
 
     # Django's interface; the base class has the rest.
 
